@@ -1,0 +1,104 @@
+"""Calibrators, flags, calibration tables, and which tables were applied to what."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+
+from calibration.querysets import CalibrationTableQuerySet, CalibratorQuerySet
+from contimg.models import Grade, Product
+from observations.models import MeasurementSet
+
+
+class Calibrator(models.Model):
+    """A source of known flux: log10(S/Jy) = sum_i a_i (log10(nu/GHz))^i, with the paper it is from."""
+
+    name = models.CharField(max_length=50, unique=True)
+    ra_deg = models.FloatField(help_text="ICRS")
+    dec_deg = models.FloatField(help_text="ICRS")
+    healpix = models.BigIntegerField()
+    flux_coefficients = models.JSONField(help_text="a_0, a_1, ... of log10(S/Jy) in log10(nu/GHz).")
+    reference = models.CharField(max_length=300)
+
+    objects = CalibratorQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class FlagTable(Product):
+    """The flags of one raw measurement set (HDF5: one boolean per row, channel and polarization)."""
+
+    measurement_set = models.ForeignKey(MeasurementSet, on_delete=models.PROTECT, related_name="flag_tables")
+    flagged_fraction = models.FloatField()
+    antenna_fractions = models.JSONField(help_text="Flagged fraction by antenna name.")
+    channel_fractions = models.JSONField(help_text="Flagged fraction by channel, frequency ascending.")
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [models.UniqueConstraint(fields=["recipe"], name="flag_table_recipe_once")]
+
+    def __str__(self) -> str:
+        return f"flags of {self.measurement_set_id}"
+
+
+class CalibrationTable(Product):
+    """One solution: delays K, bandpass B or gains G, valid for a time and a dec strip.
+
+    The tables solved together share `set_name`. `grade` follows the current assessment and is written with it.
+    """
+
+    class Kind(models.TextChoices):
+        DELAY = "K", "delay K"
+        BANDPASS = "B", "bandpass B"
+        GAIN = "G", "gain G"
+
+    kind = models.CharField(max_length=1, choices=Kind.choices)
+    set_name = models.CharField(max_length=100)
+    source_measurement_set = models.ForeignKey(
+        MeasurementSet, on_delete=models.PROTECT, related_name="solved_tables"
+    )
+    flag_table = models.ForeignKey(FlagTable, on_delete=models.PROTECT, related_name="solved_tables")
+    calibrator = models.ForeignKey(Calibrator, on_delete=models.PROTECT, related_name="tables")
+    solved_at = models.DateTimeField(help_text="When the calibrator was observed (middle of its tile, UTC).")
+    valid_from = models.DateTimeField()
+    valid_until = models.DateTimeField()
+    dec_deg = models.FloatField(help_text="Apparent declination of the strip.")
+    reference_antenna = models.CharField(max_length=20)
+    solver = models.CharField(max_length=50)
+    version = models.CharField(max_length=50)
+    metrics = models.JSONField(default=dict)
+    grade = models.CharField(max_length=10, choices=Grade.choices, default=Grade.UNKNOWN)
+    is_retired = models.BooleanField(default=False)
+
+    objects = CalibrationTableQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-valid_from", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["recipe"], name="calibration_table_recipe_once"),
+            models.UniqueConstraint(fields=["set_name", "kind"], name="calibration_table_set_kind_once"),
+            models.CheckConstraint(
+                condition=Q(valid_until__gt=F("valid_from")), name="calibration_table_valid_interval"
+            ),
+        ]
+        indexes = [models.Index(fields=["valid_from", "valid_until"], name="table_validity")]
+
+    def __str__(self) -> str:
+        return f"{self.set_name} {self.kind}"
+
+
+class AppliedTable(models.Model):
+    """That a table was applied to make a calibrated measurement set."""
+
+    measurement_set = models.ForeignKey(MeasurementSet, on_delete=models.CASCADE, related_name="applied_tables")
+    table = models.ForeignKey(CalibrationTable, on_delete=models.PROTECT, related_name="applications")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["measurement_set", "table"], name="table_applied_once")]
+
+    def __str__(self) -> str:
+        return f"table {self.table_id} on {self.measurement_set_id}"

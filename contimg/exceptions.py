@@ -1,0 +1,65 @@
+"""The one error family.
+
+Every error that a user can meet has a class here or derives from one here, with three facts on the class:
+`code` (stable, documented in docs/errors.md), `status` (for HTTP) and `permanent` (the same input will fail again).
+The message is one sentence: what is wrong, why, and what to do.
+"""
+
+
+class ContimgError(Exception):
+    code = "error"
+    status = 500
+    permanent = True
+
+
+class InvalidInput(ContimgError):
+    """What the caller gave cannot be used."""
+
+    code = "invalid_input"
+    status = 400
+
+
+class NotReadable(InvalidInput):
+    """A folder or file cannot be read by the service's user."""
+
+    code = "not_readable"
+
+
+class OutsideRoot(InvalidInput):
+    """A path that leaves the folder it was promised to be in."""
+
+    code = "outside_root"
+
+
+class Busy(ContimgError):
+    """Somebody else is doing this now; try later."""
+
+    code = "busy"
+    status = 409
+    permanent = False
+
+
+class EngineFailed(ContimgError):
+    """This data will fail again: the engine ran and could not do it."""
+
+    code = "engine_failed"
+    status = 422
+
+
+class EngineUnavailable(ContimgError):
+    """The engine could not run (missing binary, full disk); the data may be fine. Try later."""
+
+    code = "engine_unavailable"
+    status = 503
+    permanent = False
+
+
+class DiskFull(EngineUnavailable):
+    code = "disk_full"
+
+
+class MissingProduct(ContimgError):
+    """A file that a row names is not there, or is not what it was."""
+
+    code = "missing_product"
+    status = 410

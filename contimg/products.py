@@ -1,0 +1,119 @@
+"""Product files: made under a temporary name, made durable, then renamed into place. Nothing half-written is ever seen.
+
+    with workspace() as folder:            # work: engines write here, no transaction open
+        facts = engine.make(..., folder)
+        with transaction.atomic():         # record: rename, insert the row, commit
+            path = publish(folder / "x.ms", "measurement_sets/x")
+            MeasurementSet.objects.create(path=path, ...)
+
+A process killed between the rename and the commit leaves a file that no row names; `batch.sweeper` removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
+
+WORK_FOLDER = ".work"
+
+
+def products_root() -> Path:
+    return Path(settings.CONTIMG_PRODUCTS_ROOT)
+
+
+def product_path(relative: str) -> Path:
+    """The absolute path of a product.
+
+    Raises OutsideRoot when the path leaves the products root and MissingProduct when nothing is there.
+    """
+    path = inside(products_root(), relative)
+    if not path.exists():
+        raise MissingProduct(f"The product {relative} is not on disk any more; make it again with `process`.")
+    return path
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative` with links resolved, refused when that is not below the root (which may itself be a link)."""
+    resolved_root = root.resolve()
+    path = (resolved_root / relative).resolve()
+    if not path.is_relative_to(resolved_root):
+        raise OutsideRoot(f"The path {relative!r} leaves its folder; give one that stays below it.")
+    return path
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A private temporary folder on the products' file system, gone at the end whatever happens.
+
+    Raises DiskFull in place of the operating system's ENOSPC or EDQUOT.
+    """
+    base = products_root() / WORK_FOLDER
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
+    try:
+        yield folder
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                "The disk under the products root is full; nothing was recorded. Free some space and run again."
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(source: Path, destination: str) -> str:
+    """Make `source` (file or folder) durable and rename it to a unique path below the products root.
+
+    Returns the new path relative to the root: `destination` with a short unique token before its suffix.
+    """
+    wanted = Path(destination)
+    relative = wanted.with_name(f"{wanted.stem}.{uuid.uuid4().hex[:8]}{wanted.suffix}")
+    target = inside(products_root(), str(relative))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sync(source)
+    os.rename(source, target)
+    _sync_one(target.parent)
+    return str(relative)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        for folder, _, files in os.walk(path):
+            for name in files:
+                _sync_one(Path(folder, name))
+            _sync_one(Path(folder))
+    else:
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def size_bytes(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of a canonical JSON of the parts: the `recipe` of a product."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,111 @@
+"""Images of the sky: tiles and mosaics that contimg made, and external ones that it was given."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import NullIf
+
+from contimg.models import Grade
+from images.querysets import ImageQuerySet
+from observations.models import DataRoot, MeasurementSet
+
+
+class Image(models.Model):
+    """One FITS image.
+
+    For a tile `path` is the primary-beam-corrected image; `rms_jy_per_beam`, `peak_jy_per_beam` and the dynamic range
+    are of the flat-noise image, where noise means something. An external image is measured as it came.
+    Paths are relative to the products root; an external file that was not copied is relative to `root`.
+    """
+
+    class Kind(models.TextChoices):
+        TILE = "tile"
+        MOSAIC = "mosaic"
+        EXTERNAL = "external"
+
+    class GradeSource(models.TextChoices):
+        POLICY = "policy"
+        REVIEW = "review"
+
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    name = models.CharField(max_length=200)
+    measurement_set = models.ForeignKey(
+        MeasurementSet, null=True, blank=True, on_delete=models.PROTECT, related_name="images"
+    )
+    root = models.ForeignKey(DataRoot, null=True, blank=True, on_delete=models.PROTECT, related_name="images")
+    path = models.CharField(max_length=500)
+    flat_noise_path = models.CharField(max_length=500, blank=True, help_text="Before primary-beam correction.")
+    residual_path = models.CharField(max_length=500, blank=True)
+    primary_beam_path = models.CharField(max_length=500, blank=True)
+    preview_path = models.CharField(max_length=500, blank=True)
+    size_bytes = models.BigIntegerField()
+    checksum = models.CharField(max_length=64, help_text="SHA-256 of the data, dates and history left out.")
+    recipe = models.CharField(max_length=64, unique=True)
+    parameters = models.JSONField(default=dict)
+    versions = models.JSONField(default=dict)
+    engine = models.CharField(max_length=30, blank=True, help_text="The imager; empty for external images.")
+
+    observed_at = models.DateTimeField(null=True, blank=True)
+    mjd = models.FloatField(null=True)
+    epoch = models.DateTimeField(null=True, blank=True, help_text="The UTC hour that it belongs to.")
+    ra_deg = models.FloatField(help_text="ICRS, image centre.")
+    dec_deg = models.FloatField(help_text="ICRS, image centre.")
+    healpix = models.BigIntegerField()
+    radius_deg = models.FloatField(help_text="From the centre to the farthest corner.")
+    frequency_hz = models.FloatField(null=True)
+    bandwidth_hz = models.FloatField(null=True)
+    width_px = models.PositiveIntegerField()
+    height_px = models.PositiveIntegerField()
+    pixel_arcsec = models.FloatField()
+    bmaj_arcsec = models.FloatField(null=True)
+    bmin_arcsec = models.FloatField(null=True)
+    bpa_deg = models.FloatField(null=True)
+    unit = models.CharField(max_length=20, blank=True, help_text="BUNIT; empty when the file does not say.")
+    rms_jy_per_beam = models.FloatField(null=True)
+    peak_jy_per_beam = models.FloatField(null=True)
+    dynamic_range = models.GeneratedField(
+        expression=F("peak_jy_per_beam") / NullIf(F("rms_jy_per_beam"), 0.0),
+        output_field=models.FloatField(null=True),
+        db_persist=True,
+    )
+    thermal_rms_jy_per_beam = models.FloatField(
+        null=True, help_text="Expected from the system temperature and the imaging weights."
+    )
+    finite_fraction = models.FloatField()
+    is_primary_beam_corrected = models.BooleanField(default=False)
+    missing_subbands = models.JSONField(default=list)
+    metrics = models.JSONField(default=dict, help_text="What the imager measured beyond the columns.")
+    grade = models.CharField(max_length=10, choices=Grade.choices, default=Grade.UNKNOWN)
+    grade_source = models.CharField(max_length=10, choices=GradeSource.choices, default=GradeSource.POLICY)
+    is_suspect = models.BooleanField(default=False)
+    is_lenient = models.BooleanField(default=False, help_text="Made with tables that failed their gate, on request.")
+    is_current = models.BooleanField(default=True, help_text="The newest version of this tile.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ImageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-observed_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["root", "path"], name="image_path_once", nulls_distinct=False),
+            models.CheckConstraint(
+                condition=Q(rms_jy_per_beam__isnull=True) | Q(rms_jy_per_beam__gte=0), name="image_rms_not_negative"
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="tile", measurement_set__isnull=False) | ~Q(kind="tile"),
+                name="image_tile_has_measurement_set",
+            ),
+            models.CheckConstraint(
+                condition=Q(ra_deg__gte=0, ra_deg__lt=360, dec_deg__gte=-90, dec_deg__lte=90), name="image_on_the_sky"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["observed_at", "id"], name="image_observed"),
+            models.Index(fields=["kind", "observed_at", "id"], name="image_kind_observed"),
+            models.Index(fields=["grade", "observed_at", "id"], name="image_grade_observed"),
+            models.Index(fields=["healpix"], name="image_healpix"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,27 @@
+"""Every way images are read."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from django.db.models import F
+
+from contimg.sky import PositionQuerySet, separation_expression
+
+
+class ImageQuerySet(PositionQuerySet):
+    def tiles(self) -> Self:
+        return self.filter(kind="tile")
+
+    def current(self) -> Self:
+        return self.filter(is_current=True)
+
+    def covering_roughly(self, *, ra_deg: float, dec_deg: float) -> Self:
+        """Images whose circumscribed circle has the point; the pixels decide (images.services.covers)."""
+        return self.annotate(separation_deg=separation_expression(ra_deg, dec_deg)).filter(
+            separation_deg__lte=F("radius_deg")
+        )
+
+    def with_links(self) -> Self:
+        """What a list shows of the rows an image hangs on."""
+        return self.select_related("measurement_set", "root")

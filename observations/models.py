@@ -1,0 +1,168 @@
+"""Raw data and measurement sets: what the telescope wrote and what was made of it, up to visibilities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.db import models
+from django.db.models import Q
+
+from contimg.models import Product
+from observations.querysets import MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
+
+N_SUBBANDS = 16
+
+
+class DataRoot(models.Model):
+    """A folder outside contimg that holds input files. Read only: nothing is ever written below it."""
+
+    path = models.CharField(max_length=500, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class SubbandGroup(models.Model):
+    """A tile's up-to-16 subband files.
+
+    The times are from the files' headers; the times in file names differ by up to tens of seconds within one tile.
+    `missing_subbands` and `duplicate_subbands` are moved with the membership, in one transaction.
+    """
+
+    started_at = models.DateTimeField(help_text="Start of the first integration (UTC).")
+    observed_at = models.DateTimeField(help_text="Middle of the tile (UTC).")
+    duration_s = models.FloatField()
+    ra_deg = models.FloatField(help_text="ICRS, where the array pointed at mid-tile.")
+    dec_deg = models.FloatField(help_text="ICRS, where the array pointed at mid-tile.")
+    pointing_dec_deg = models.FloatField(help_text="Apparent declination of the meridian pointing (the dec strip).")
+    healpix = models.BigIntegerField()
+    n_files = models.PositiveSmallIntegerField()
+    n_subbands = models.PositiveSmallIntegerField(help_text="Different subbands present.")
+    missing_subbands = models.JSONField(default=list)
+    duplicate_subbands = models.JSONField(default=list)
+    is_complete = models.GeneratedField(
+        expression=Q(n_subbands=N_SUBBANDS, n_files=N_SUBBANDS),
+        output_field=models.BooleanField(),
+        db_persist=True,
+    )
+    size_bytes = models.BigIntegerField()
+    last_file_at = models.DateTimeField(help_text="When the newest of its files was last written.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = SubbandGroupQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-observed_at", "-id"]
+        indexes = [
+            models.Index(fields=["observed_at", "id"], name="group_observed"),
+            models.Index(fields=["healpix"], name="group_healpix"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """The tile's name: the start of its first integration, to the second."""
+        return self.started_at.strftime("%Y-%m-%dT%H:%M:%S")
+
+    @property
+    def is_overfull(self) -> bool:
+        """A subband is there twice and the headers cannot say which is meant; such a group is not processed."""
+        return bool(self.duplicate_subbands)
+
+
+class SubbandFile(models.Model):
+    """One UVH5 file as found on disk; a row with `error_code` is a file that could not be read, kept to say so."""
+
+    root = models.ForeignKey(DataRoot, on_delete=models.PROTECT, related_name="subband_files")
+    relative_path = models.CharField(max_length=500)
+    group = models.ForeignKey(SubbandGroup, null=True, blank=True, on_delete=models.PROTECT, related_name="files")
+    subband = models.PositiveSmallIntegerField(null=True, help_text="0..15; 0 is the highest frequency.")
+    named_at = models.DateTimeField(null=True, help_text="Time in the file's name.")
+    started_at = models.DateTimeField(null=True, help_text="Start of the first integration, from the header.")
+    duration_s = models.FloatField(null=True)
+    pointing_dec_deg = models.FloatField(null=True, help_text="Apparent declination, from the header.")
+    frequency_hz = models.FloatField(null=True, help_text="Centre of the subband.")
+    n_antennas = models.PositiveSmallIntegerField(null=True)
+    n_channels = models.PositiveSmallIntegerField(null=True)
+    n_integrations = models.PositiveSmallIntegerField(null=True)
+    size_bytes = models.BigIntegerField()
+    modified_at = models.DateTimeField()
+    error_code = models.CharField(max_length=50, blank=True)
+    error_detail = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = SubbandFileQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["root", "relative_path"]
+        constraints = [
+            models.UniqueConstraint(fields=["root", "relative_path"], name="subband_file_once"),
+            models.CheckConstraint(
+                condition=~Q(error_code="") | Q(started_at__isnull=False, subband__isnull=False),
+                name="subband_file_read_or_refused",
+            ),
+            models.CheckConstraint(
+                condition=Q(error_code="") | Q(group__isnull=True), name="subband_file_refused_has_no_group"
+            ),
+        ]
+        indexes = [models.Index(fields=["started_at"], name="subband_file_started")]
+
+    def __str__(self) -> str:
+        return Path(self.relative_path).name
+
+
+class MeasurementSet(Product):
+    """Visibilities on disk in CASA format: raw (made from a group) or calibrated (made from a raw one)."""
+
+    group = models.ForeignKey(SubbandGroup, on_delete=models.PROTECT, related_name="measurement_sets")
+    calibrated_from = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="calibrated_sets"
+    )
+    name = models.CharField(max_length=100)
+    observed_at = models.DateTimeField(help_text="Middle of the tile (UTC).")
+    mjd = models.FloatField()
+    duration_s = models.FloatField()
+    integration_s = models.FloatField()
+    ra_deg = models.FloatField(help_text="Phase centre, ICRS.")
+    dec_deg = models.FloatField(help_text="Phase centre, ICRS.")
+    pointing_dec_deg = models.FloatField(help_text="Apparent declination of the pointing (the dec strip).")
+    healpix = models.BigIntegerField()
+    frequency_hz = models.FloatField(help_text="Mean of the channel centres.")
+    bandwidth_hz = models.FloatField(help_text="Sum of the channel widths.")
+    n_antennas = models.PositiveSmallIntegerField()
+    n_channels = models.PositiveIntegerField()
+    antennas = models.JSONField(default=list, help_text="Names of the antennas with data.")
+    flagged_fraction = models.FloatField(null=True)
+    is_calibrated = models.GeneratedField(
+        expression=Q(calibrated_from__isnull=False), output_field=models.BooleanField(), db_persist=True
+    )
+    is_lenient = models.BooleanField(default=False, help_text="Made with tables that failed their gate, on request.")
+    is_current = models.BooleanField(default=True, help_text="The newest version of this tile's set of this kind.")
+
+    objects = MeasurementSetQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-observed_at", "-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["recipe"], name="measurement_set_recipe_once"),
+            models.UniqueConstraint(
+                fields=["group"],
+                condition=Q(is_current=True, calibrated_from__isnull=True),
+                name="measurement_set_one_current_raw",
+            ),
+            models.UniqueConstraint(
+                fields=["group"],
+                condition=Q(is_current=True, calibrated_from__isnull=False),
+                name="measurement_set_one_current_calibrated",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["observed_at", "id"], name="ms_observed"),
+            models.Index(fields=["healpix"], name="ms_healpix"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name

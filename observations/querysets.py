@@ -1,0 +1,52 @@
+"""Every way raw data and measurement sets are read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from contimg.sky import PositionQuerySet
+
+
+class SubbandFileQuerySet(models.QuerySet):
+    def readable(self) -> Self:
+        return self.filter(error_code="")
+
+    def refused(self) -> Self:
+        return self.exclude(error_code="")
+
+
+class SubbandGroupQuerySet(PositionQuerySet):
+    def under(self, root_path: str) -> Self:
+        """Groups with at least one file below this input folder."""
+        return self.filter(files__root__path=root_path).distinct()
+
+    def overfull(self) -> Self:
+        return self.exclude(duplicate_subbands=[])
+
+    def settled(self, settle_s: float | None = None) -> Self:
+        """Complete, or nothing new has come for `settle_s` seconds."""
+        wait = timedelta(seconds=settings.CONTIMG_SETTLE_S if settle_s is None else settle_s)
+        return self.filter(Q(is_complete=True) | Q(last_file_at__lte=timezone.now() - wait))
+
+    def processable(self) -> Self:
+        return self.filter(n_subbands__gte=settings.CONTIMG_MIN_SUBBANDS, duplicate_subbands=[])
+
+    def with_files(self) -> Self:
+        return self.prefetch_related("files__root", "measurement_sets")
+
+
+class MeasurementSetQuerySet(PositionQuerySet):
+    def uncalibrated(self) -> Self:
+        return self.filter(calibrated_from__isnull=True)
+
+    def calibrated(self) -> Self:
+        return self.filter(calibrated_from__isnull=False)
+
+    def current(self) -> Self:
+        return self.filter(is_current=True)
