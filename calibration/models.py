@@ -36,6 +36,14 @@ class FlagTable(Product):
     flagged_fraction = models.FloatField()
     antenna_fractions = models.JSONField(help_text="Flagged fraction by antenna name.")
     channel_fractions = models.JSONField(help_text="Flagged fraction by channel, frequency ascending.")
+    calibrator = models.ForeignKey(
+        Calibrator,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="flag_tables",
+        help_text="The calibrator in this tile that was solved on; null when there is none.",
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]

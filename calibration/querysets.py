@@ -8,6 +8,7 @@ from typing import Self
 from django.conf import settings
 from django.db import models
 
+from contimg.querysets import current_assessments
 from contimg.sky import PositionQuerySet
 
 
@@ -26,3 +27,11 @@ class CalibrationTableQuerySet(models.QuerySet):
         """Tables of the strip whose apparent declination is that of the tile, within the setting's tolerance."""
         tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
         return self.filter(dec_deg__gte=dec_deg - tolerance, dec_deg__lte=dec_deg + tolerance)
+
+    def for_listing(self) -> Self:
+        return self.defer("parameters", "versions", "metrics")
+
+    def for_detail(self) -> Self:
+        return self.select_related("source_measurement_set", "calibrator").prefetch_related(
+            current_assessments(self.model)
+        )

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import environ
 
+from contimg.observability import logging_config
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
 env.read_env(BASE_DIR / ".env")
@@ -90,10 +92,11 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    # RequestMiddleware
+    "contimg.observability.RequestMiddleware",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.http.ConditionalGetMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -171,10 +174,52 @@ SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _flag("CONTIMG_
 
 # --- API -----------------------------------------------------------------------------------------------------------
 CONTIMG_PUBLIC_READ = _flag("CONTIMG_PUBLIC_READ", True)
+REST_FRAMEWORK = {
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["contimg.api.access.Session"],
+    "DEFAULT_PERMISSION_CLASSES": ["contimg.api.access.ReadIsPublic"],
+    "DEFAULT_PAGINATION_CLASS": "contimg.api.pagination.KeysetPagination",
+    "DEFAULT_FILTER_BACKENDS": ["contimg.api.filters.Filtering", "contimg.api.filters.Ordering"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "contimg.api.negotiation.Negotiation",
+    "DEFAULT_SCHEMA_CLASS": "contimg.api.schema.Schema",
+    # Stays this function: drf-standardized-errors adds errors to the schema only where it finds it.
+    "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+_ERRORS = ["400", "401", "403", "404", "405", "406", "500", "503"]
+DRF_STANDARDIZED_ERRORS = {
+    "EXCEPTION_HANDLER_CLASS": "contimg.api.errors.ProblemHandler",
+    "EXCEPTION_FORMATTER_CLASS": "contimg.api.errors.ProblemFormatter",
+    "ENABLE_IN_DEBUG_FOR_UNHANDLED_EXCEPTIONS": True,
+    "ALLOWED_ERROR_STATUS_CODES": _ERRORS,
+    "ERROR_SCHEMAS": dict.fromkeys(_ERRORS, "contimg.api.errors.ProblemSerializer"),
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "contimg",
+    "DESCRIPTION": "Continuum images, sources and light curves of the DSA-110, and how they were made.",
+    "VERSION": "1",
+    "LICENSE": {"name": "BSD-3-Clause"},
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",  # no network needed
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": False,
+    "ENUM_NAME_OVERRIDES": {
+        "GradeEnum": "contimg.models.Grade",
+        "ImageKindEnum": "images.models.Image.Kind",
+        "CalibrationKindEnum": "calibration.models.CalibrationTable.Kind",
+        "SubjectKindEnum": "qa.models.SubjectKind",
+    },
+}
 
 # --- logs ----------------------------------------------------------------------------------------------------------
 CONTIMG_LOG_FORMAT = env.str("CONTIMG_LOG_FORMAT", default="console")
-CONTIMG_LOG_LEVEL = env.str("CONTIMG_LOG_LEVEL", default="INFO")
+CONTIMG_LOG_LEVEL = env.str("CONTIMG_LOG_LEVEL", default="INFO").upper()
+LOGGING = logging_config(log_format=CONTIMG_LOG_FORMAT, level=CONTIMG_LOG_LEVEL)
 
 # --- the pipeline ------------------------------------------------------------------------------------------------
 # A group that still lacks subbands is taken when nothing new has come for this long; a complete one at once.

@@ -1,4 +1,44 @@
-from django.contrib import admin
-from django.urls import path
+"""Every address of the service. Wiring: sees every app."""
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+from django_prometheus.exports import ExportToDjangoView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
+from contimg import health, views
+from contimg.api.viewsets import Router
+from images.viewsets import ImageViewSet
+from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
+from qa.viewsets import AssessmentViewSet, PolicyViewSet
+from sources.viewsets import MeasurementViewSet, SourceViewSet
+
+router = Router()
+router.register("subband-groups", SubbandGroupViewSet, "subband-group")
+router.register("measurement-sets", MeasurementSetViewSet, "measurement-set")
+router.register("calibrators", CalibratorViewSet, "calibrator")
+router.register("calibration-tables", CalibrationTableViewSet, "calibration-table")
+router.register("images", ImageViewSet, "image")
+router.register("sources", SourceViewSet, "source")
+router.register("measurements", MeasurementViewSet, "measurement")
+router.register("assessments", AssessmentViewSet, "assessment")
+router.register("policies", PolicyViewSet, "policy")
+
+urlpatterns = [
+    path("", views.start, name="start"),
+    path("api/", RedirectView.as_view(pattern_name="api-root")),
+    path("api/v1/", include(router.urls)),
+    path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
+    path("admin/", admin.site.urls),
+    path("health/", health.Health.as_view(), name="health"),
+    path("health/live", health.live, name="live"),
+    path("health/ready", health.Health.as_view(), name="ready"),
+    path("metrics", ExportToDjangoView, name="metrics"),
+]
+
+handler400 = "contimg.api.errors.bad_request"
+handler403 = "contimg.api.errors.permission_denied"
+handler404 = "contimg.api.errors.not_found"
+handler500 = "contimg.api.errors.server_error"

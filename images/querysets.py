@@ -6,6 +6,7 @@ from typing import Self
 
 from django.db.models import F
 
+from contimg.querysets import current_assessments
 from contimg.sky import PositionQuerySet, separation_expression
 
 
@@ -22,6 +23,17 @@ class ImageQuerySet(PositionQuerySet):
             separation_deg__lte=F("radius_deg")
         )
 
+    def latest_with_preview(self) -> Self:
+        return self.current().exclude(preview_path="").exclude(observed_at=None).order_by("-observed_at", "-id")
+
     def with_links(self) -> Self:
         """What a list shows of the rows an image hangs on."""
         return self.select_related("measurement_set", "root")
+
+    def for_listing(self) -> Self:
+        return self.defer("parameters", "versions", "metrics", "missing_subbands")
+
+    def for_detail(self) -> Self:
+        return self.with_links().prefetch_related(
+            "measurement_set__applied_tables__table", current_assessments(self.model)
+        )

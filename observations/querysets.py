@@ -7,7 +7,7 @@ from typing import Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, FilteredRelation, Q
 from django.utils import timezone
 
 from contimg.sky import PositionQuerySet
@@ -40,6 +40,19 @@ class SubbandGroupQuerySet(PositionQuerySet):
     def with_files(self) -> Self:
         return self.prefetch_related("files__root", "measurement_sets")
 
+    def with_raw_measurement_set(self) -> Self:
+        """Annotates `raw_measurement_set`, the id of the current raw one (a constraint says there is one at most)."""
+        current_raw = Q(measurement_sets__is_current=True, measurement_sets__calibrated_from__isnull=True)
+        return self.annotate(
+            raw=FilteredRelation("measurement_sets", condition=current_raw), raw_measurement_set=F("raw__id")
+        )
+
+    def for_listing(self) -> Self:
+        return self.with_raw_measurement_set()
+
+    def for_detail(self) -> Self:
+        return self.with_raw_measurement_set().with_files()
+
 
 class MeasurementSetQuerySet(PositionQuerySet):
     def uncalibrated(self) -> Self:
@@ -50,3 +63,9 @@ class MeasurementSetQuerySet(PositionQuerySet):
 
     def current(self) -> Self:
         return self.filter(is_current=True)
+
+    def for_listing(self) -> Self:
+        return self.defer("antennas", "parameters", "versions")
+
+    def for_detail(self) -> Self:
+        return self.prefetch_related("applied_tables__table", "calibrated_sets")

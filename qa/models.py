@@ -38,20 +38,14 @@ class Policy(models.Model):
 
 
 class Rule(models.Model):
-    """One threshold: when `metric` `comparison` `limit` is true, the rule speaks with its outcome.
+    """One threshold: when `metric` `comparison` `limit` is true, the grade is at best `grade`.
 
-    A `grade` rule is a step of a ladder (dynamic range above 1000 is excellent): the best step that is met gives the
-    grade to start from. A `warn` caps the grade at marginal, a `fail` makes it poor.
+    A rule that caps at marginal is a warning, one that caps at poor a failure; dynamic range has a ladder of three.
     """
 
     class Comparison(models.TextChoices):
         ABOVE = "gt", ">"
         BELOW = "lt", "<"
-
-    class Outcome(models.TextChoices):
-        GRADE = "grade"
-        WARN = "warn"
-        FAIL = "fail"
 
     policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="rules")
     subject_kind = models.CharField(max_length=20, choices=SubjectKind.choices)
@@ -59,8 +53,7 @@ class Rule(models.Model):
     metric = models.CharField(max_length=60)
     comparison = models.CharField(max_length=2, choices=Comparison.choices)
     limit = models.FloatField()
-    outcome = models.CharField(max_length=5, choices=Outcome.choices)
-    grade = models.CharField(max_length=10, choices=Grade.choices, help_text="What the subject becomes at best.")
+    grade = models.CharField(max_length=10, choices=Grade.choices, help_text="What the subject is at best.")
     reason = models.CharField(max_length=300, help_text="Why this limit, and its source.")
 
     class Meta:

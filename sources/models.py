@@ -92,3 +92,23 @@ class Measurement(models.Model):
 
     def __str__(self) -> str:
         return f"{self.source_id} in {self.image_id}"
+
+
+class Catalogue(models.Model):
+    """That an image was searched and measured, with what, and how much came of it."""
+
+    image = models.OneToOneField(Image, on_delete=models.CASCADE, related_name="catalogue")
+    recipe = models.CharField(max_length=64, unique=True, help_text="Digest of the image, parameters and engine.")
+    engine = models.CharField(max_length=30)
+    parameters = models.JSONField(default=dict)
+    versions = models.JSONField(default=dict)
+    n_detected = models.PositiveIntegerField()
+    n_forced = models.PositiveIntegerField()
+    n_new_sources = models.PositiveIntegerField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"catalogue of {self.image_id}"

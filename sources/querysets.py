@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
+from django.db.models import Prefetch
 
 from contimg.sky import PositionQuerySet
 
@@ -11,6 +12,15 @@ from contimg.sky import PositionQuerySet
 class SourceQuerySet(PositionQuerySet):
     def variable(self) -> Self:
         return self.filter(is_variable=True)
+
+    def for_detail(self) -> Self:
+        """With `forced_measurements`: which images have a flux of it."""
+        forced = self.model._meta.get_field("measurements").related_model.objects.forced()
+        return self.prefetch_related(
+            Prefetch(
+                "measurements", forced.only("source", "image").order_by("image_id"), to_attr="forced_measurements"
+            )
+        )
 
 
 class MeasurementQuerySet(PositionQuerySet):
@@ -26,5 +36,3 @@ class MeasurementQuerySet(PositionQuerySet):
 
     def with_links(self) -> Self:
         return self.select_related("source", "image")
-
-

@@ -1,0 +1,74 @@
+"""Make simulated raw data: `manage.py simulate DIR --tiles 2 --nights 6`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from tqdm import tqdm
+
+from calibration.models import Calibrator
+
+
+class Command(BaseCommand):
+    help = "Write simulated drift tiles (UVH5 subband files) with the truth about them in truth.json."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.formatter_class = ArgumentDefaultsHelpFormatter
+        parser.add_argument("folder", type=Path, metavar="DIR")
+        parser.add_argument("--tiles", type=int, default=2, help="tiles a night; the first is the calibrator's")
+        parser.add_argument("--nights", type=int, default=1, help="sidereal days")
+        parser.add_argument("--start", type=datetime.fromisoformat, default=datetime(2026, 3, 20), help="UTC")
+        parser.add_argument("--spacing-s", type=float, default=3600.0, help="from tile to tile")
+        parser.add_argument("--calibrator", default="3C286", help="name of a known calibrator")
+        parser.add_argument("--antennas", type=int, default=40)
+        parser.add_argument("--channels", type=int, default=4, help="per subband, of the true 48")
+        parser.add_argument("--integrations", type=int, default=24)
+        parser.add_argument("--sources", type=int, default=30, help="per tile")
+        parser.add_argument("--flux-min-jy", type=float, default=0.015)
+        parser.add_argument("--seed", type=int, default=1)
+        parser.add_argument("--damage", action="store_true", help="spoil three tiles, as a real night would")
+
+    def handle(self, folder: Path, **options: Any) -> None:
+        from observations.engines.night_plan import TRUTH_FILE, NightPlan, plan_nights, write_truth
+        from observations.engines.simulator import Instrument, SkySource, simulate_tile
+
+        calibrator = Calibrator.objects.filter(name=options["calibrator"]).first()
+        if calibrator is None:
+            known = ", ".join(Calibrator.objects.values_list("name", flat=True))
+            raise CommandError(f"There is no calibrator {options['calibrator']!r}; known are {known}.")
+        instrument = Instrument(
+            n_antennas=options["antennas"],
+            channels_per_subband=options["channels"],
+            n_integrations=options["integrations"],
+            sefd_jy=settings.CONTIMG_SEFD_JY,
+            seed=options["seed"],
+        )
+        plan = NightPlan(
+            nights=options["nights"],
+            tiles=options["tiles"],
+            start=options["start"].replace(tzinfo=UTC),
+            spacing_s=options["spacing_s"],
+            sources_per_tile=options["sources"],
+            flux_min_jy=options["flux_min_jy"],
+            variable=options["nights"] > 1,
+            damage=options["damage"],
+            seed=options["seed"],
+        )
+        source = SkySource(
+            calibrator.name,
+            calibrator.ra_deg,
+            calibrator.dec_deg,
+            flux_jy=0.0,
+            flux_coefficients=tuple(calibrator.flux_coefficients),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        tiles = plan_nights(instrument, plan, source)
+        for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0):
+            simulate_tile(instrument, tile, folder)
+        write_truth(folder / TRUTH_FILE, instrument, plan, tiles)
+        self.stdout.write(f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}")

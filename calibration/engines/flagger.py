@@ -1,0 +1,161 @@
+"""Flag outliers of a raw measurement set: MAD clips per baseline, then per integration and channel over the array.
+
+The flags go to a file of their own (HDF5, dataset `flags`, one boolean per row, channel and polarization, in the
+set's row order); the measurement set is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+from scipy.ndimage import median_filter
+
+from contimg.exceptions import EngineFailed
+from observations.engines.measurement_set import BrokenMeasurementSet, Header, read_header, read_rows
+
+MAD_TO_SIGMA = 1.4826
+
+
+class AllFlagged(EngineFailed):
+    code = "all_flagged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlaggingParameters:
+    """Clips in robust standard deviations; a channel or antenna above its fraction is flagged whole.
+
+    Amplitudes of pure noise are Rayleigh distributed: 6 of their robust sigmas above the median is passed by two
+    visibilities in a million.
+    """
+
+    baseline_sigma: float = 6.0
+    array_sigma: float = 6.0
+    channel_fraction: float = 0.6
+    antenna_fraction: float = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flagging:
+    """Fractions over cross-correlations. `antenna_fractions` by name; `channel_fractions` frequency ascending."""
+
+    checksum: str
+    flagged_fraction: float
+    antenna_fractions: dict[str, float]
+    channel_fractions: list[float]
+
+
+def versions() -> dict[str, str]:
+    return {"flagger": "mad-1", "numpy": version("numpy")}
+
+
+def flag(*, measurement_set: Path, output: Path, parameters: FlaggingParameters) -> Flagging:
+    """Write the flags of `measurement_set` to `output` (HDF5).
+
+    Raises AllFlagged when no cross-correlation is left.
+    """
+    header = read_header(measurement_set)
+    amplitude, flags, antenna1, antenna2 = _load(measurement_set, header)
+    cross = antenna1 != antenna2
+    flags |= ~np.isfinite(amplitude) | (amplitude == 0)
+    _clip_baselines(amplitude, flags, parameters.baseline_sigma)
+    _clip_array(amplitude, flags, cross, parameters.array_sigma)
+    _extend(flags, cross, antenna1, antenna2, parameters)
+    if flags[:, cross].all():
+        raise AllFlagged("All visibilities of the tile are flagged; look at its raw data before asking again.")
+    packed = flags.reshape(header.n_rows, *flags.shape[2:])
+    with h5py.File(output, "w") as file:
+        file.create_dataset("flags", data=packed, compression="lzf", chunks=True)
+    return Flagging(
+        checksum=hashlib.sha256(np.packbits(packed).tobytes()).hexdigest(),
+        flagged_fraction=float(flags[:, cross].mean()),
+        antenna_fractions=_antenna_fractions(flags, antenna1, antenna2, header.antenna_names),
+        channel_fractions=[round(float(x), 6) for x in flags[:, cross].mean(axis=(0, 1, 3))],
+    )
+
+
+def read_flags(path: Path, first_row: int, count: int) -> np.ndarray:
+    """Flags of some rows, shape (row, channel, polarization)."""
+    with h5py.File(path, "r") as file:
+        return file["flags"][first_row : first_row + count]
+
+
+def _load(path: Path, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Amplitudes and flags, shape (integration, baseline, channel, polarization), and the baselines' antennas."""
+    n_times = header.times_s.size
+    if header.n_rows % n_times:
+        raise BrokenMeasurementSet(f"{path.name} has baselines that are not there at every integration.")
+    amplitudes, flags, firsts, seconds = [], [], [], []
+    for rows in read_rows(path):
+        amplitudes.append(np.abs(rows.data))
+        flags.append(rows.flags)
+        firsts.append(rows.antenna1)
+        seconds.append(rows.antenna2)
+    n_baselines = header.n_rows // n_times
+    shape = (n_times, n_baselines, *amplitudes[0].shape[1:])
+    antenna1, antenna2 = np.concatenate(firsts)[:n_baselines], np.concatenate(seconds)[:n_baselines]
+    return np.concatenate(amplitudes).reshape(shape), np.concatenate(flags).reshape(shape), antenna1, antenna2
+
+
+def _clip_baselines(amplitude: np.ndarray, flags: np.ndarray, sigma: float) -> None:
+    """Flag visibilities far above their baseline's own median over time and channel. In place."""
+    for baseline in range(amplitude.shape[1]):
+        block, flagged = amplitude[:, baseline], flags[:, baseline]
+        for pol in range(block.shape[-1]):
+            good = block[..., pol][~flagged[..., pol]]
+            if good.size:
+                median = np.median(good)
+                spread = MAD_TO_SIGMA * np.median(np.abs(good - median))
+                flagged[..., pol] |= block[..., pol] > median + sigma * spread
+
+
+def _clip_array(amplitude: np.ndarray, flags: np.ndarray, cross: np.ndarray, sigma: float) -> None:
+    """Flag integrations and channels in which the whole array is too loud: weak interference seen by all. In place."""
+    kept = np.where(flags[:, cross], np.nan, amplitude[:, cross])
+    level = np.nanmedian(kept, axis=(0, 2), keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        loudness = _nanmean(kept / level, axis=1)  # (integration, channel, polarization)
+    for pol in range(loudness.shape[-1]):
+        plane = loudness[..., pol]
+        by_channel = np.nanmedian(plane, axis=0)
+        expected = np.where(np.isfinite(by_channel), by_channel, np.nanmedian(by_channel))
+        expected = median_filter(expected, size=min(9, expected.size), mode="nearest")
+        excess = plane - expected
+        spread = MAD_TO_SIGMA * np.nanmedian(np.abs(excess - np.nanmedian(excess)))
+        loud = np.nan_to_num(excess) > max(sigma * spread, 0.02)
+        flags[np.broadcast_to(loud[:, None, :, None], flags.shape)] = True
+
+
+def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """As numpy.nanmean, without its warning where all are missing (then NaN)."""
+    good = np.isfinite(values)
+    count = good.sum(axis=axis)
+    total = np.where(good, values, 0).sum(axis=axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _extend(
+    flags: np.ndarray, cross: np.ndarray, antenna1: np.ndarray, antenna2: np.ndarray, parameters: FlaggingParameters
+) -> None:
+    """Flag whole channels and antennas of which too little is left. In place."""
+    flags[:, :, flags[:, cross].mean(axis=(0, 1, 3)) > parameters.channel_fraction] = True
+    for antenna in np.unique(antenna1):
+        own = cross & ((antenna1 == antenna) | (antenna2 == antenna))
+        if flags[:, own].mean() > parameters.antenna_fraction:
+            flags[:, (antenna1 == antenna) | (antenna2 == antenna)] = True
+
+
+def _antenna_fractions(
+    flags: np.ndarray, antenna1: np.ndarray, antenna2: np.ndarray, names: tuple[str, ...]
+) -> dict[str, float]:
+    """Flagged fraction of each antenna's cross-correlations, for the antennas in the data."""
+    by_baseline = flags.mean(axis=(0, 2, 3))
+    fractions = {}
+    for antenna in np.union1d(antenna1, antenna2):
+        own = (antenna1 != antenna2) & ((antenna1 == antenna) | (antenna2 == antenna))
+        fractions[names[antenna]] = round(float(by_baseline[own].mean()), 6)
+    return fractions

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from django_filters import CharFilter
+
+from calibration.models import CalibrationTable, Calibrator
+from contimg.api.filters import BOUNDS, RANGE, ChoicesFilter, ConeFilter, ListFilter, TimeFilter
+from contimg.models import Grade
+
+
+class CalibratorFilter(ConeFilter):
+    name = CharFilter(lookup_expr="iexact")
+
+    class Meta:
+        model = Calibrator
+        fields = {"dec_deg": BOUNDS}
+
+
+class CalibrationTableFilter(ListFilter):
+    kind = ChoicesFilter(choices=CalibrationTable.Kind)
+    grade = ChoicesFilter(choices=Grade)
+    valid_at = TimeFilter(method="filter_valid_at", help_text="Valid at this time (UTC).")
+
+    class Meta:
+        model = CalibrationTable
+        fields = {
+            "set_name": ["exact"],
+            "dec_deg": RANGE,
+            "valid_from": BOUNDS,
+            "valid_until": BOUNDS,
+            "source_measurement_set": ["exact"],
+            "calibrator": ["exact"],
+            "is_retired": ["exact"],
+        }
+
+    def filter_valid_at(self, queryset, name, value):
+        return queryset.valid_at(value)

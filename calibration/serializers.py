@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from calibration.models import CalibrationTable, Calibrator
+from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
+from observations.serializers import MeasurementSetReferenceSerializer
+
+
+class CalibratorSerializer(FactsSerializer):
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = Calibrator
+        fields = ["id", "name", "ra_deg", "dec_deg", "reference", "separation_deg"]
+
+
+class CalibratorDetailSerializer(CalibratorSerializer):
+    separation_deg = None
+    flux_coefficients = serializers.ListField(
+        child=serializers.FloatField(), help_text=Calibrator._meta.get_field("flux_coefficients").help_text
+    )
+
+    class Meta(CalibratorSerializer.Meta):
+        fields = [*CalibratorSerializer.Meta.fields[:-1], "flux_coefficients"]
+
+
+class CalibrationTableSerializer(FactsSerializer):
+    class Meta:
+        model = CalibrationTable
+        fields = [
+            "id", "kind", "set_name", "valid_from", "valid_until", "dec_deg", "reference_antenna",
+            "source_measurement_set", "grade", "is_retired", "created_at",
+        ]  # fmt: skip
+
+
+class CalibrationTableDetailSerializer(CalibrationTableSerializer):
+    source_measurement_set = MeasurementSetReferenceSerializer()
+    calibrator = serializers.CharField()
+    assessment = VerdictSerializer(allow_null=True)
+
+    class Meta(CalibrationTableSerializer.Meta):
+        fields = [
+            *CalibrationTableSerializer.Meta.fields, "calibrator", "solved_at", "solver", "version", "metrics",
+            "assessment", "parameters", "versions", "size_bytes", "checksum", "recipe",
+        ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""What every admin page of ours has in common: facts are looked at, never edited, added or deleted by hand."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin
+from django.db import models
+from django.db.models.constants import LOOKUP_SEP
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+admin.site.site_header = "contimg"
+admin.site.site_title = "contimg"
+admin.site.index_title = "Operations"
+
+EMPTY = "–"
+Column = Callable[[Any], SafeString | str]
+
+
+class ReadOnly:
+    """For model admins and inlines."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class FactsAdmin(ReadOnly, admin.ModelAdmin):
+    """Shows every field of a row, JSON readably, after the `extra_facts` (names or callables, as in `list_display`)."""
+
+    show_full_result_count = False  # a count of the whole table on every search
+    list_per_page = 50
+    extra_facts: tuple[str | Column, ...] = ()
+
+    class Media:
+        css = {"all": ["contimg/admin.css"]}
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        facts = [json_text(f.name) if isinstance(f, models.JSONField) else f.name for f in self.opts.fields]
+        return [*self.extra_facts, *facts]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return self.get_fields(request, obj)
+
+
+class FactsInline(ReadOnly, admin.TabularInline):
+    extra = 0
+    show_change_link = False
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return list(self.get_fields(request, obj))
+
+
+@functools.cache  # the same object each time: the admin compares `fields` with `readonly_fields`
+def json_text(field: str) -> Column:
+    @admin.display(description=field.replace("_", " "))
+    def shown(row: Any) -> SafeString:
+        return format_html('<pre class="facts">{}</pre>', json.dumps(getattr(row, field), indent=1, sort_keys=True))
+
+    return shown
+
+
+def link(path: str, description: str | None = None) -> Column:
+    """A column that links to the row at the end of `path` (`image`, `image__measurement_set`).
+
+    Each step has to be in `list_select_related`, and so has what the target's `__str__` reads.
+    """
+
+    @admin.display(description=description or path.rsplit(LOOKUP_SEP)[-1].replace("_", " "), ordering=path)
+    def shown(row: Any) -> SafeString | str:
+        target: Any = row
+        for step in path.split(LOOKUP_SEP):
+            target = getattr(target, step)
+            if target is None:
+                return EMPTY
+        return format_html('<a href="{}">{}</a>', change_url(target), target)
+
+    return shown
+
+
+def links(name: str, model_label: str, by: str) -> Column:
+    """A link to the changelist of `model_label` (`app.model`) filtered to the rows whose `by` is this one."""
+
+    @admin.display(description=name)
+    def shown(row: Any) -> SafeString:
+        url = reverse(f"admin:{model_label.replace('.', '_')}_changelist")
+        return format_html('<a href="{}?{}__id__exact={}">show</a>', url, by, row.pk)
+
+    return shown
+
+
+def change_url(row: Any) -> str:
+    return reverse(f"admin:{row._meta.app_label}_{row._meta.model_name}_change", args=[row.pk])
+
+
+def badge(grade: str) -> SafeString:
+    return format_html('<span class="grade grade-{}">{}</span>', grade, grade)
+
+
+@admin.display(description="grade", ordering="grade")
+def grade_badge(row: Any) -> SafeString:
+    return badge(row.grade)
+
+
+def number(field: str, spec: str, *, scale: float = 1, description: str) -> Column:
+    """A column with a float in readable digits; zero is a value, null a dash."""
+
+    @admin.display(description=description, ordering=field)
+    def shown(row: Any) -> str:
+        value = getattr(row, field)
+        return EMPTY if value is None else format(value * scale, spec)
+
+    return shown

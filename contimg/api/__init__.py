@@ -1,0 +1,12 @@
+"""What every list, detail and error of the API has in common.
+
+errors       one problem+json shape for everything that can go wrong
+pagination   keyset cursors, limits and counts
+filters      filters named as the field, cone search, orderings; what is unknown is refused
+viewsets     the base of every resource
+serializers  fields that several apps share
+access       who may read and write
+negotiation  formats
+files        byte ranges
+schema       OpenAPI as it really is
+"""

@@ -1,0 +1,189 @@
+"""RFC 9457 problem details: one shape for every error, whoever raised it.
+
+DRF views come through drf-standardized-errors (`EXCEPTION_HANDLER` stays its own function: its schema support looks for
+it) with the two classes here plugged into its settings. What never reaches a view (unknown paths, bad hosts, errors
+in middleware) comes through Django's handlers at the end of this module.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from pathlib import PurePosixPath
+from typing import Any
+
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views import defaults
+from drf_standardized_errors.formatter import ExceptionFormatter
+from drf_standardized_errors.handler import ExceptionHandler
+from drf_standardized_errors.types import ErrorResponse
+from rest_framework import serializers
+from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.renderers import BrowsableAPIRenderer
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+from structlog.contextvars import get_contextvars
+
+from contimg.exceptions import ContimgError, InvalidInput
+
+CONTENT_TYPE = "application/problem+json"
+RETRY_AFTER_S = 30
+_ABSOLUTE_PATH = re.compile(r"(?<![\w/.:])/[^\s/'\"]+(?:/[^\s/'\",;:]+)+")
+
+
+class ProblemSerializer(serializers.Serializer):
+    """The shape of every error, for the schema."""
+
+    class FieldError(serializers.Serializer):
+        field = serializers.CharField(allow_null=True)
+        code = serializers.CharField()
+        detail = serializers.CharField()
+
+        class Meta:
+            ref_name = "FieldError"
+
+    type = serializers.CharField(help_text="`urn:contimg:error:` and the code.")
+    title = serializers.CharField(help_text="The same for every error of this code.")
+    status = serializers.IntegerField()
+    detail = serializers.CharField(help_text="What is wrong, why, and what to do.")
+    instance = serializers.CharField(help_text="The path that was asked for.")
+    code = serializers.CharField(help_text="Stable; docs/errors.md lists them.")
+    request_id = serializers.CharField(allow_null=True)
+    errors = FieldError(many=True, help_text="One for each wrong parameter or field; empty for other errors.")
+
+    class Meta:
+        ref_name = "Problem"
+
+
+def problem(
+    *, status: int, code: str, detail: str, instance: str, errors: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    return {
+        "type": f"urn:contimg:error:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "request_id": get_contextvars().get("request_id"),
+        "errors": errors or [],
+    }
+
+
+class _Failure(APIException):
+    """One of ours, in the terms of DRF."""
+
+    def __init__(self, *, status: int, code: str, detail: str) -> None:
+        self.status_code = status
+        self.wait = RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        super().__init__(detail, code)
+
+
+class ProblemHandler(ExceptionHandler):
+    def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if isinstance(exc, ContimgError):
+            return _Failure(status=exc.status, code=exc.code, detail=_without_server_paths(str(exc)))
+        if isinstance(exc, OperationalError | InterfaceError):
+            return _Failure(
+                status=503,
+                code="database_unavailable",
+                detail="The database does not answer now; try again later.",
+            )
+        return super().convert_known_exceptions(exc)
+
+    def convert_unhandled_exceptions(self, exc: Exception) -> APIException:
+        if isinstance(exc, APIException):
+            return exc
+        return _Failure(status=500, code="internal_error", detail=_INTERNAL)
+
+    def get_headers(self, exc: APIException) -> dict[str, str]:
+        return {**super().get_headers(exc), **getattr(exc, "headers", {})}
+
+    def get_response(self, exc: APIException, data: dict[str, Any]) -> Response:
+        response = super().get_response(exc, data)
+        # A person's browser gets the same content inside the browsable page.
+        renderer = getattr(self.context["request"], "accepted_renderer", None)
+        if not isinstance(renderer, BrowsableAPIRenderer):
+            response.content_type = CONTENT_TYPE
+        return response
+
+
+class ProblemFormatter(ExceptionFormatter):
+    def format_error_response(self, error_response: ErrorResponse) -> dict[str, Any]:
+        request = self.context["request"]
+        wrong = isinstance(self.exc, ValidationError)
+        errors = [_field_error(error) for error in error_response.errors] if wrong else []
+        return problem(
+            status=self.exc.status_code,
+            code=InvalidInput.code if wrong else error_response.errors[0].code,
+            detail=_summary(errors) if wrong else error_response.errors[0].detail,
+            instance=request.path if request else "",
+            errors=errors,
+        )
+
+
+def _field_error(error: Any) -> dict[str, Any]:
+    field = None if error.attr == api_settings.NON_FIELD_ERRORS_KEY else error.attr
+    return {"field": field, "code": error.code, "detail": error.detail}
+
+
+def _summary(errors: list[dict[str, Any]]) -> str:
+    return " ".join(f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors)
+
+
+def _without_server_paths(detail: str) -> str:
+    """Our own sentences may name a file for the operator at the console; over HTTP its last part is enough."""
+    return _ABSOLUTE_PATH.sub(lambda found: PurePosixPath(found[0]).name, detail)
+
+
+# --- outside of DRF views: named in contimg/urls.py -----------------------------------------------------------------
+_INTERNAL = "Something went wrong here, not with your request; the log has the details under this request_id."
+
+
+def _answer(request: HttpRequest, *, status: int, code: str, detail: str, page: Any) -> HttpResponse:
+    """A problem for clients and for everything under /api/, Django's page for a person elsewhere."""
+    wants_page = request.get_preferred_type([CONTENT_TYPE, "application/json", "text/html"]) == "text/html"
+    if wants_page and not request.path.startswith("/api/"):
+        return page()
+    return JsonResponse(
+        problem(status=status, code=code, detail=detail, instance=request.path),
+        status=status,
+        content_type=CONTENT_TYPE,
+    )
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(
+        request,
+        status=400,
+        code=InvalidInput.code,
+        detail="The request cannot be understood.",
+        page=lambda: defaults.bad_request(request, exception),
+    )
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(
+        request,
+        status=403,
+        code="permission_denied",
+        detail="You may not do this.",
+        page=lambda: defaults.permission_denied(request, exception),
+    )
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(
+        request,
+        status=404,
+        code="not_found",
+        detail="There is nothing at this path; /api/v1/ lists what there is.",
+        page=lambda: defaults.page_not_found(request, exception),
+    )
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _answer(
+        request, status=500, code="internal_error", detail=_INTERNAL, page=lambda: defaults.server_error(request)
+    )

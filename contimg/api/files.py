@@ -1,0 +1,76 @@
+"""Files over HTTP: streamed, in whole or by one byte range (RFC 9110 section 14)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.utils.http import content_disposition_header, http_date
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+
+from contimg.exceptions import MissingProduct
+
+CHUNK_BYTES = 1 << 20
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+
+
+class RangeNotSatisfiable(APIException):
+    status_code = 416
+    default_code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"The range lies outside of the file, which has {size} bytes.")
+        self.headers = {"Content-Range": f"bytes */{size}"}
+
+
+def file_response(request: Request, path: Path, *, content_type: str, etag: str) -> HttpResponseBase:
+    """The file, or the part of it that the Range header names.
+
+    Several ranges, other units and an If-Range that names another version get the whole file, as the RFC allows.
+    Raises MissingProduct and RangeNotSatisfiable.
+    """
+    if not path.is_file():
+        raise MissingProduct(f"The file {path.name} is not on disk any more.")
+    size = path.stat().st_size
+    quoted = f'"{etag}"'
+    span = _span(request, size) if request.headers.get("If-Range", quoted) == quoted else None
+    first, last = span or (0, size - 1)
+    headers = {
+        "Content-Type": content_type,
+        "Content-Length": str(last - first + 1),
+        "Content-Disposition": content_disposition_header(as_attachment=False, filename=path.name),
+        "Accept-Ranges": "bytes",
+        "ETag": quoted,
+        "Last-Modified": http_date(path.stat().st_mtime),
+    }
+    if span:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    return StreamingHttpResponse(_chunks(path, first, last - first + 1), status=206 if span else 200, headers=headers)
+
+
+def _span(request: Request, size: int) -> tuple[int, int] | None:
+    """First and last byte asked for; None for the whole file."""
+    found = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
+    if found is None or found.groups() == ("", ""):
+        return None
+    first, last = found.groups()
+    if first == "":
+        span = (max(size - int(last), 0), size - 1)
+    else:
+        span = (int(first), min(int(last), size - 1) if last else size - 1)
+    if last and first and int(last) < int(first):
+        return None
+    if span[0] >= size:
+        raise RangeNotSatisfiable(size)
+    return span
+
+
+def _chunks(path: Path, first: int, length: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(first)
+        while length > 0 and (chunk := file.read(min(CHUNK_BYTES, length))):
+            length -= len(chunk)
+            yield chunk

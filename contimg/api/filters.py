@@ -1,0 +1,182 @@
+"""Filters named as the field. A parameter that the list does not know, or a value that it cannot read, is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django import forms
+from django.db import models
+from django.db.models import QuerySet
+from django_filters import BaseInFilter, ChoiceFilter, NumberFilter
+from django_filters.rest_framework import BooleanFilter, DjangoFilterBackend, FilterSet, IsoDateTimeFilter
+from rest_framework.exceptions import ValidationError
+from rest_framework.filters import BaseFilterBackend
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from contimg.api import pagination
+from contimg.sky import MAX_RADIUS_DEG, PositionQuerySet
+
+# For times, and for `dec_deg` where the name alone is the centre of a cone.
+BOUNDS = ["lt", "lte", "gt", "gte"]
+NULLABLE_BOUNDS = [*BOUNDS, "isnull"]
+RANGE = ["exact", *BOUNDS]
+NULLABLE_RANGE = [*RANGE, "isnull"]
+
+
+class StrictBooleanField(forms.Field):
+    """django-filter's own reads an unknown word as "no filter"."""
+
+    widget = forms.Select(choices=[("", "---------"), ("true", "true"), ("false", "false")])
+
+    def to_python(self, value: Any) -> bool | None:
+        if value in self.empty_values:
+            return None
+        if str(value).lower() not in ("true", "false"):
+            raise forms.ValidationError("Say true or false.", code="invalid")
+        return str(value).lower() == "true"
+
+
+class StrictBooleanFilter(BooleanFilter):
+    field_class = StrictBooleanField
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"widget": StrictBooleanField.widget, **kwargs})
+
+
+class IntegerFilter(NumberFilter):
+    """Only integers that a database has: SQLite fails on larger ones compared with a foreign key."""
+
+    field_class = forms.IntegerField
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"min_value": -(2**63), "max_value": 2**63 - 1, **kwargs})
+
+
+class UtcTimeField(IsoDateTimeFilter.field_class):
+    def clean(self, value: Any) -> datetime | None:
+        time = super().clean(value)
+        try:
+            return time and time.astimezone(UTC)
+        except OverflowError as error:  # year 1 or 9999 moved out of the calendar by its offset
+            raise forms.ValidationError(self.error_messages["invalid"], code="invalid") from error
+
+
+class TimeFilter(IsoDateTimeFilter):
+    field_class = UtcTimeField
+
+
+class ChoicesFilter(BaseInFilter, ChoiceFilter):
+    """One choice or several separated by commas."""
+
+    def __init__(self, *, choices: type[models.TextChoices], **kwargs: Any) -> None:
+        messages = {"invalid_choice": f"%(value)s is not one of {', '.join(choices.values)}."}
+        super().__init__(choices=choices.choices, null_label=None, error_messages=messages, **kwargs)
+
+
+class ListFilter(FilterSet):
+    """The base of every list's filters."""
+
+    FILTER_DEFAULTS = {
+        **FilterSet.FILTER_DEFAULTS,
+        models.BooleanField: {"filter_class": StrictBooleanFilter},
+        models.DateTimeField: {"filter_class": TimeFilter},
+        models.ForeignKey: {"filter_class": IntegerFilter},  # no query for the choices
+        models.PositiveIntegerField: {"filter_class": IntegerFilter},
+        models.PositiveSmallIntegerField: {"filter_class": IntegerFilter},
+    }
+
+    @classmethod
+    def filter_for_lookup(cls, field: models.Field[Any, Any], lookup_type: str) -> Any:
+        if lookup_type == "isnull":
+            return StrictBooleanFilter, {}
+        if isinstance(field, models.GeneratedField):
+            field = field.output_field
+        return super().filter_for_lookup(field, lookup_type)
+
+
+class _ConePartFilter(NumberFilter):
+    """One of three numbers that mean something only together."""
+
+    def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:
+        return qs
+
+
+class ConeForm(forms.Form):
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        cone = {name: cleaned.get(name) for name in ("ra_deg", "dec_deg", "radius_deg")}
+        given = [name for name, value in cone.items() if value is not None]
+        if given and len(given) < 3:
+            for name in cone.keys() - set(given) - self.errors.keys():
+                self.add_error(name, forms.ValidationError(_ALL_OF_CONE, code="incomplete_cone"))
+        if cone["ra_deg"] == 360:
+            self.add_error("ra_deg", forms.ValidationError("A right ascension is below 360.", code="max_value"))
+        if cone["radius_deg"] == 0:
+            self.add_error("radius_deg", forms.ValidationError("A radius is above 0.", code="min_value"))
+        return cleaned
+
+
+_ALL_OF_CONE = "A cone search takes ra_deg, dec_deg and radius_deg together."
+
+
+class ConeFilter(ListFilter):
+    """For resources with a position: nearest first, true great-circle distance."""
+
+    ra_deg = _ConePartFilter(min_value=0, max_value=360, help_text="ICRS [0, 360), centre of the cone.")
+    dec_deg = _ConePartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], centre of the cone.")
+    radius_deg = _ConePartFilter(min_value=0, max_value=MAX_RADIUS_DEG, help_text="(0, 10], radius of the cone.")
+
+    def get_form_class(self) -> type[forms.Form]:
+        return type("ConeFilterForm", (ConeForm, super().get_form_class()), {})
+
+    def filter_queryset(self, queryset: PositionQuerySet) -> QuerySet[Any]:
+        values = self.form.cleaned_data
+        if values["radius_deg"] is not None:
+            queryset = queryset.within_cone(
+                ra_deg=float(values["ra_deg"]),
+                dec_deg=float(values["dec_deg"]),
+                radius_deg=float(values["radius_deg"]),
+            )
+        return super().filter_queryset(queryset)
+
+
+class Filtering(DjangoFilterBackend):
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
+        filters = self.get_filterset_class(view, queryset).base_filters
+        valid = [*filters, "ordering", "format", *pagination.PARAMETERS]
+        unknown = [name for name in request.query_params if name not in valid]
+        if unknown:
+            message = f"This list has no such parameter; it has {', '.join(sorted(valid))}."
+            raise ValidationError(dict.fromkeys(unknown, message), code="unknown_parameter")
+        return super().filter_queryset(request, queryset, view)
+
+
+class Ordering(BaseFilterBackend):
+    """`?ordering=` by one of the view's `orderings`; else by `ordering`, or by distance in a cone."""
+
+    def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: Any) -> QuerySet[Any]:
+        is_cone = "separation_deg" in queryset.query.annotations
+        valid = [*_both_ways(view.orderings), *(_both_ways(["separation_deg"]) if is_cone else [])]
+        wanted = request.query_params.get("ordering", "separation_deg" if is_cone else view.ordering)
+        if wanted not in valid:
+            raise ValidationError(
+                {"ordering": f"This list cannot be ordered so; valid are {', '.join(valid)}."}, code="unknown_ordering"
+            )
+        return queryset.order_by(wanted, "-id" if wanted.startswith("-") else "id")
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": "ordering",
+                "in": "query",
+                "required": False,
+                "description": f"By default `{view.ordering}`, in a cone search `separation_deg`; nulls last.",
+                "schema": {"type": "string", "enum": _both_ways(view.orderings)},
+            }
+        ]
+
+
+def _both_ways(names: list[str]) -> list[str]:
+    return [way + name for name in names for way in ("", "-")]

@@ -1,0 +1,65 @@
+"""Fields and pieces that the serializers of several apps share. Shapes only, no queries."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rest_framework import serializers
+
+MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+
+
+class FactsSerializer(serializers.ModelSerializer):
+    """A model's fields, none of them writable; all of them are therefore required in the schema of the answer."""
+
+    def include_extra_kwargs(self, kwargs: dict[str, Any], extra_kwargs: dict[str, Any]) -> dict[str, Any]:
+        return super().include_extra_kwargs(kwargs, {**extra_kwargs, "read_only": True})
+
+
+class MjdField(serializers.FloatField):
+    """A datetime as modified Julian date, for rows that do not store one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(read_only=True, **kwargs)
+
+    def to_representation(self, value: datetime) -> float:
+        return (value - MJD_EPOCH).total_seconds() / 86_400
+
+
+class SeparationField(serializers.FloatField):
+    """`separation_deg` of a cone search; null in other lists."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            read_only=True, allow_null=True, help_text="From the centre of the cone; null without one.", **kwargs
+        )
+
+
+class FindingSerializer(serializers.Serializer):
+    rule = serializers.CharField()
+    metric = serializers.CharField()
+    value = serializers.FloatField(allow_null=True)
+    limit = serializers.FloatField()
+    comparison = serializers.CharField()
+    outcome = serializers.CharField()
+    grade = serializers.CharField()
+    reason = serializers.CharField()
+
+
+class PolicyReferenceSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    version = serializers.IntegerField()
+
+
+class VerdictSerializer(serializers.Serializer):
+    """The current assessment inside its subject's detail (`current_assessments`, a list of one or none)."""
+
+    id = serializers.IntegerField()
+    policy = PolicyReferenceSerializer()
+    grade = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    findings = FindingSerializer(many=True)
+
+    def get_attribute(self, instance: Any) -> Any:
+        return next(iter(instance.current_assessments), None)

@@ -1,0 +1,124 @@
+"""Wrong settings explained at start, each with what to do. To add one, copy the nearest row and change it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+from contimg.observability import FORMATS, LEVELS
+
+IMAGERS = ("embedded", "wsclean")
+
+
+@dataclass(frozen=True)
+class Range:
+    """`low` and `high` belong to it, but for `above`: then `low` does not."""
+
+    name: str
+    low: float
+    high: float
+    meaning: str
+    above: bool = False
+    even: bool = False
+
+    def holds(self, value: float) -> bool:
+        inside = self.low <= value <= self.high and not (self.above and value == self.low)
+        return inside and not (self.even and value % 2)  # NaN is in no range
+
+    def __str__(self) -> str:
+        start = "above" if self.above else "from"
+        return f"{'an even number ' if self.even else ''}{start} {self.low:g} to {self.high:g}"
+
+
+RANGES = [
+    Range("CONTIMG_IMAGE_SIZE_PX", 64, 8192, "the width and height of a tile's image", even=True),
+    Range("CONTIMG_PIXEL_ARCSEC", 0.1, 60, "the size of an image pixel"),
+    Range("CONTIMG_ROBUST", -2, 2, "the robustness of Briggs weights"),
+    Range("CONTIMG_NITER", 0, 1e6, "the limit of CLEAN iterations"),
+    Range("CONTIMG_MIN_SUBBANDS", 1, 16, "how many subbands a group needs to be processed"),
+    Range("CONTIMG_SETTLE_S", 0, 86_400, "how long a group waits for late files, in seconds"),
+    Range("CONTIMG_ENGINE_THREADS", 1, 1024, "the threads that an engine may use"),
+    Range("CONTIMG_SEFD_JY", 0, 1e6, "the system equivalent flux density of one antenna", above=True),
+    Range("CONTIMG_DEC_STRIP_TOLERANCE_DEG", 0, 5, "how far in declination a calibration table holds", above=True),
+    Range("CONTIMG_CALIBRATION_VALIDITY_H", 0, 720, "how long a calibration table holds", above=True),
+    Range("CONTIMG_FLUX_SYSTEMATIC", 0, 1, "the systematic part of a flux error"),
+]
+CHOICES = {"CONTIMG_IMAGER": IMAGERS, "CONTIMG_LOG_FORMAT": FORMATS, "CONTIMG_LOG_LEVEL": LEVELS}
+
+
+def register_checks() -> None:
+    for check in (unparsable, out_of_range, unknown_choices, imager_binary, folders):
+        register(check, "contimg")
+
+
+def unparsable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"{name} is {value!r}, which is not {expected}.",
+            hint=f"Set {name} to {expected} in the environment or in .env, or remove it to have the default.",
+            id="contimg.E001",
+        )
+        for name, (value, expected) in settings.UNPARSABLE.items()
+    ]
+
+
+def out_of_range(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"{allowed.name} is {getattr(settings, allowed.name)}, but it has to be {allowed}.",
+            hint=f"It is {allowed.meaning}. Set it in the environment or in .env.",
+            id="contimg.E002",
+        )
+        for allowed in RANGES
+        if not allowed.holds(getattr(settings, allowed.name))
+    ]
+
+
+def unknown_choices(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    return [
+        Error(
+            f"{name} is {getattr(settings, name)!r}, but it has to be one of {', '.join(valid)}.",
+            hint=f"Set {name} in the environment or in .env, or remove it to have the default.",
+            id="contimg.E003",
+        )
+        for name, valid in CHOICES.items()
+        if getattr(settings, name) not in valid
+    ]
+
+
+def imager_binary(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """A warning: a process that only serves the web needs no imager."""
+    if settings.CONTIMG_IMAGER != "wsclean" or shutil.which(settings.CONTIMG_WSCLEAN_BINARY):
+        return []
+    return [
+        Warning(
+            f"CONTIMG_IMAGER is wsclean, but {settings.CONTIMG_WSCLEAN_BINARY!r} is not an executable here.",
+            hint="Install the Debian package wsclean (not the one on PyPI), or set CONTIMG_WSCLEAN_BINARY.",
+            id="contimg.W001",
+        )
+    ]
+
+
+def folders(app_configs: Any, **kwargs: Any) -> Iterator[CheckMessage] | list[CheckMessage]:
+    wanted = {"CONTIMG_VAR_DIR": settings.VAR_DIR, "CONTIMG_PRODUCTS_ROOT": settings.CONTIMG_PRODUCTS_ROOT}
+    return [
+        Error(
+            f"{name} is {path}, which cannot be made or written by this user.",
+            hint=f"Set {name} to a folder that this user may write to.",
+            id="contimg.E004",
+        )
+        for name, path in wanted.items()
+        if not _can_be_written(Path(path))
+    ]
+
+
+def _can_be_written(path: Path) -> bool:
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)

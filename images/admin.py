@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from contimg.admin import EMPTY, FactsAdmin, grade_badge, link, links, number
+from images.models import Image
+
+
+@admin.register(Image)
+class ImageAdmin(FactsAdmin):
+    list_display = [
+        "thumbnail",
+        "name",
+        "kind",
+        grade_badge,
+        "observed_at",
+        number("rms_jy_per_beam", ".3g", scale=1e3, description="rms (mJy/beam)"),
+        number("dynamic_range", ".0f", description="dynamic range"),
+        link("measurement_set"),
+        "is_current",
+        "is_suspect",
+    ]
+    list_display_links = ["thumbnail", "name"]
+    list_filter = ["kind", "grade", "is_current", "is_suspect", "is_lenient", "observed_at"]
+    list_select_related = ["measurement_set"]
+    search_fields = ["name", "path"]
+    extra_facts = (
+        "preview",
+        grade_badge,
+        "fits",
+        links("assessments", "qa.assessment", "image"),
+        links("measurements", "sources.measurement", "image"),
+    )
+
+    @admin.display(description="preview")
+    def thumbnail(self, image: Image) -> SafeString | str:
+        return _preview(image, "preview-small")
+
+    @admin.display(description="preview")
+    def preview(self, image: Image) -> SafeString | str:
+        return _preview(image, "preview-large")
+
+    @admin.display(description="FITS")
+    def fits(self, image: Image) -> SafeString:
+        return format_html('<a href="{}">download</a>', reverse("image-fits", args=[image.pk]))
+
+
+def _preview(image: Image, style: str) -> SafeString | str:
+    if not image.preview_path:
+        return EMPTY
+    url = reverse("image-preview", args=[image.pk])
+    return format_html('<img class="{}" src="{}" alt="{}" loading="lazy">', style, url, image.name)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ChoicesFilter, ConeFilter
+from contimg.models import Grade
+from images.models import Image
+
+
+class ImageFilter(ConeFilter):
+    kind = ChoicesFilter(choices=Image.Kind)
+    grade = ChoicesFilter(choices=Grade)
+    grade_source = ChoicesFilter(choices=Image.GradeSource)
+
+    class Meta:
+        model = Image
+        fields = {
+            "name": ["exact"],
+            "observed_at": NULLABLE_BOUNDS,
+            "epoch": ["exact", *NULLABLE_BOUNDS],
+            "dec_deg": BOUNDS,
+            "frequency_hz": NULLABLE_RANGE,
+            "rms_jy_per_beam": NULLABLE_RANGE,
+            "peak_jy_per_beam": NULLABLE_RANGE,
+            "dynamic_range": NULLABLE_RANGE,
+            "finite_fraction": RANGE,
+            "is_primary_beam_corrected": ["exact"],
+            "is_suspect": ["exact"],
+            "is_lenient": ["exact"],
+            "is_current": ["exact"],
+            "measurement_set": ["exact", "isnull"],
+        }

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.http import Http404, HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+
+from contimg.api.errors import ProblemSerializer
+from contimg.api.files import file_response
+from contimg.api.negotiation import FileNegotiation
+from contimg.api.viewsets import ReadOnlyResource
+from contimg.products import inside, product_path
+from images.filters import ImageFilter
+from images.models import Image
+from images.serializers import ImageDetailSerializer, ImageSerializer
+
+FITS = "application/fits"
+PNG = "image/png"
+FILE_ERRORS = dict.fromkeys((410, 416), ProblemSerializer)
+
+
+class ImageViewSet(ReadOnlyResource):
+    """Images of the sky: tiles, mosaics and external ones."""
+
+    queryset = Image.objects.for_listing()
+    detail_queryset = Image.objects.for_detail()
+    serializer_class = ImageSerializer
+    detail_serializer_class = ImageDetailSerializer
+    filterset_class = ImageFilter
+    orderings = [
+        "observed_at", "rms_jy_per_beam", "peak_jy_per_beam", "dynamic_range", "frequency_hz", "name", "created_at",
+        "id",
+    ]  # fmt: skip
+    ordering = "-observed_at"
+
+    @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @action(detail=True, content_negotiation_class=FileNegotiation)
+    def fits(self, request: Request, pk: str) -> HttpResponseBase:
+        """The FITS file, whole or by byte range."""
+        image = self.get_object()
+        return file_response(request, _fits_path(image), content_type=FITS, etag=image.checksum)
+
+    @extend_schema(responses={(200, PNG): OpenApiTypes.BINARY, (206, PNG): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @action(detail=True, url_path="preview.png", content_negotiation_class=FileNegotiation)
+    def preview(self, request: Request, pk: str) -> HttpResponseBase:
+        """A picture of the image with its grid, colour bar and beam."""
+        image = self.get_object()
+        if not image.preview_path:
+            raise Http404
+        return file_response(request, product_path(image.preview_path), content_type=PNG, etag=image.recipe)
+
+
+def _fits_path(image: Image) -> Path:
+    return product_path(image.path) if image.root is None else inside(Path(image.root.path), image.path)

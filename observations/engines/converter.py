@@ -1,0 +1,197 @@
+"""UVH5 subband files of one tile -> one measurement set, with pyuvdata.
+
+Frequency ascending in one spectral window (channels keep their subband through their frequency), phased to the ICRS
+position on the meridian at mid-tile, antennas without any data left out, NaN visibilities flagged.
+Autocorrelations stay in the set as rows of their own; the solver and the imagers do not read them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from astropy.time import Time
+from pyuvdata import UVData
+
+from contimg.exceptions import EngineFailed
+from observations.engines.measurement_set import content_checksum
+from observations.telescope import INTEGRATION_S, apparent_dec_deg, meridian_icrs, use_bundled_iers
+
+
+class SubbandsDisagree(EngineFailed):
+    code = "subbands_disagree"
+
+
+class SubbandUnreadable(EngineFailed):
+    code = "subband_unreadable"
+
+
+class AllFlagged(EngineFailed):
+    code = "all_flagged"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedSet:
+    """What was written."""
+
+    checksum: str
+    mid_jd: float
+    duration_s: float
+    integration_s: float
+    ra_deg: float
+    dec_deg: float
+    frequency_hz: float
+    bandwidth_hz: float
+    n_channels: int
+    antennas: tuple[str, ...]
+    antennas_left_out: tuple[str, ...]
+    nan_fraction: float
+    flagged_fraction: float
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("pyuvdata", "python-casacore", "astropy")}
+
+
+def convert(*, files: Sequence[Path], output: Path) -> ConvertedSet:
+    """Write `output` (a measurement set) from the subband files of one tile.
+
+    Raises SubbandUnreadable for a truncated or foreign file, SubbandsDisagree when the files are not of one
+    observation (other antennas, other times), AllFlagged when no antenna has data.
+    """
+    use_bundled_iers()
+    uv = _read(files)
+    nan_fraction = _flag_bad_values(uv)
+    left_out = _leave_out_dead_antennas(uv)
+    times = np.unique(uv.time_array)
+    mid_jd = float(times[0] + times[-1]) / 2
+    ra_deg, dec_deg = _phase_to_meridian(uv, mid_jd)
+    flagged = float(uv.flag_array[uv.ant_1_array != uv.ant_2_array].mean())
+    width = float(np.median(uv.channel_width))
+    facts = ConvertedSet(
+        checksum="",
+        mid_jd=mid_jd,
+        duration_s=float(np.ptp(times) * 86400 + uv.integration_time[0]),
+        integration_s=float(uv.integration_time[0]),
+        ra_deg=ra_deg,
+        dec_deg=dec_deg,
+        frequency_hz=float(uv.freq_array.mean()),
+        bandwidth_hz=width * uv.Nfreqs,
+        n_channels=uv.Nfreqs,
+        antennas=_used_antennas(uv),
+        antennas_left_out=left_out,
+        nan_fraction=nan_fraction,
+        flagged_fraction=flagged,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # uneven channel spacing where a subband is missing is meant
+        uv.write_ms(str(output), clobber=False, run_check=False)
+    return _with_checksum(facts, output)
+
+
+def _with_checksum(facts: ConvertedSet, output: Path) -> ConvertedSet:
+    return ConvertedSet(**{**vars(facts), "checksum": content_checksum(output)})
+
+
+def _read(files: Sequence[Path]) -> UVData:
+    """All files as one UVData, frequency ascending. Checked against the first file one by one, to name the culprit."""
+    parts = [_read_one(path) for path in files]
+    for path, part in zip(files, parts, strict=True):
+        _refuse_other_observation(path, part, files[0], parts[0])
+    parts.sort(key=lambda part: float(part.freq_array[0]))
+    first = parts[0]
+    if len(parts) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first.fast_concat(parts[1:], axis="freq", inplace=True, run_check=False)
+    return first
+
+
+def _read_one(path: Path) -> UVData:
+    uv = UVData()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            uv.read(
+                str(path),
+                file_type="uvh5",
+                run_check=False,
+                check_extra=False,
+                run_check_acceptability=False,
+                fix_autos=False,
+                background_lsts=False,
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise SubbandUnreadable(
+            f"{path.name} cannot be read as UVH5 (truncated or damaged); replace it or take it away and index again."
+        ) from error
+    return uv
+
+
+def _refuse_other_observation(path: Path, part: UVData, first_path: Path, first: UVData) -> None:
+    same_antennas = np.array_equal(part.ant_1_array, first.ant_1_array) and np.array_equal(
+        part.ant_2_array, first.ant_2_array
+    )
+    if not same_antennas:
+        raise SubbandsDisagree(
+            f"{path.name} has {part.Nants_data} antennas and other baselines than {first_path.name} with "
+            f"{first.Nants_data}; the files are not of one observation. Take the wrong one away and index again."
+        )
+    if np.abs(part.time_array - first.time_array).max() * 86400 > INTEGRATION_S / 2:
+        raise SubbandsDisagree(
+            f"{path.name} and {first_path.name} were integrated at other times; the files are not of one observation."
+        )
+
+
+def _flag_bad_values(uv: UVData) -> float:
+    """Flag and blank NaN and infinite visibilities; returns their fraction."""
+    bad = ~np.isfinite(uv.data_array)
+    fraction = float(bad.mean())
+    if fraction:
+        uv.data_array[bad] = 0
+        uv.flag_array |= bad
+    return fraction
+
+
+def _leave_out_dead_antennas(uv: UVData) -> tuple[str, ...]:
+    """Drop antennas whose visibilities are all zero or flagged. Raises AllFlagged when fewer than two are left."""
+    has_data = ((uv.data_array != 0) & ~uv.flag_array).any(axis=(1, 2))
+    cross = uv.ant_1_array != uv.ant_2_array
+    present = np.union1d(uv.ant_1_array, uv.ant_2_array)
+    alive = np.union1d(uv.ant_1_array[has_data & cross], uv.ant_2_array[has_data & cross])
+    if alive.size < 2:
+        raise AllFlagged("All data of the tile are flagged or zero; there is nothing to convert.")
+    dead = np.setdiff1d(present, alive)
+    if dead.size:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            uv.select(antenna_nums=alive, run_check=False)
+    names = dict(zip(uv.telescope.antenna_numbers, uv.telescope.antenna_names, strict=True))
+    return tuple(str(names[number]) for number in dead)
+
+
+def _used_antennas(uv: UVData) -> tuple[str, ...]:
+    names = dict(zip(uv.telescope.antenna_numbers, uv.telescope.antenna_names, strict=True))
+    return tuple(str(names[number]) for number in np.union1d(uv.ant_1_array, uv.ant_2_array))
+
+
+def _phase_to_meridian(uv: UVData, mid_jd: float) -> tuple[float, float]:
+    pointing = next(iter(uv.phase_center_catalog.values()))
+    dec = apparent_dec_deg(np.degrees(pointing["cat_lon"]), np.degrees(pointing["cat_lat"]))
+    middle = Time(mid_jd, format="jd", scale="utc").to_datetime(timezone=UTC)
+    ra_deg, dec_deg = (float(value[0]) for value in meridian_icrs([middle], [dec]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        uv.phase(
+            cat_name="tile",
+            cat_type="sidereal",
+            phase_frame="icrs",
+            lon=np.radians(ra_deg),
+            lat=np.radians(dec_deg),
+        )
+    return ra_deg, dec_deg

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from contimg.api.serializers import FactsSerializer, MjdField, SeparationField
+from observations.models import MeasurementSet, SubbandFile, SubbandGroup
+
+
+class SubbandFileSerializer(FactsSerializer):
+    class Meta:
+        model = SubbandFile
+        fields = [
+            "id", "relative_path", "subband", "named_at", "started_at", "duration_s", "frequency_hz",
+            "n_antennas", "n_channels", "n_integrations", "size_bytes", "modified_at",
+        ]  # fmt: skip
+
+
+class MeasurementSetReferenceSerializer(FactsSerializer):
+    class Meta:
+        model = MeasurementSet
+        fields = ["id", "name", "is_calibrated", "is_current", "created_at"]
+
+
+class SubbandGroupSerializer(FactsSerializer):
+    mjd = MjdField(source="observed_at")
+    missing_subbands = serializers.ListField(child=serializers.IntegerField())
+    duplicate_subbands = serializers.ListField(child=serializers.IntegerField())
+    is_complete = serializers.BooleanField()
+    measurement_set = serializers.IntegerField(
+        source="raw_measurement_set", allow_null=True, help_text="The current raw one made of this group."
+    )
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = SubbandGroup
+        fields = [
+            "id", "name", "observed_at", "mjd", "ra_deg", "dec_deg", "n_subbands", "missing_subbands",
+            "duplicate_subbands", "is_complete", "size_bytes", "measurement_set", "created_at", "separation_deg",
+        ]  # fmt: skip
+
+
+class SubbandGroupDetailSerializer(SubbandGroupSerializer):
+    separation_deg = None
+    files = SubbandFileSerializer(many=True)
+    measurement_sets = MeasurementSetReferenceSerializer(many=True)
+
+    class Meta(SubbandGroupSerializer.Meta):
+        fields = [
+            *SubbandGroupSerializer.Meta.fields[:-1], "started_at", "duration_s", "pointing_dec_deg", "n_files",
+            "is_overfull", "last_file_at", "files", "measurement_sets",
+        ]  # fmt: skip
+
+
+class AppliedTableSerializer(serializers.Serializer):
+    """A calibration table that was applied, from a row of `applied_tables`."""
+
+    id = serializers.IntegerField(source="table_id")
+    kind = serializers.CharField(source="table.kind")
+    set_name = serializers.CharField(source="table.set_name")
+    grade = serializers.CharField(source="table.grade")
+
+
+class MeasurementSetSerializer(FactsSerializer):
+    is_calibrated = serializers.BooleanField()
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = MeasurementSet
+        fields = [
+            "id", "name", "observed_at", "mjd", "duration_s", "ra_deg", "dec_deg", "frequency_hz", "n_antennas",
+            "n_channels", "flagged_fraction", "size_bytes", "is_calibrated", "calibrated_from", "group", "is_current",
+            "is_lenient", "created_at", "separation_deg",
+        ]  # fmt: skip
+
+
+class MeasurementSetDetailSerializer(MeasurementSetSerializer):
+    separation_deg = None
+    antennas = serializers.ListField(child=serializers.CharField())
+    tables_applied = AppliedTableSerializer(source="applied_tables", many=True)
+    calibrated_sets = MeasurementSetReferenceSerializer(many=True)
+
+    class Meta(MeasurementSetSerializer.Meta):
+        fields = [
+            *MeasurementSetSerializer.Meta.fields[:-1], "integration_s", "pointing_dec_deg", "bandwidth_hz",
+            "antennas", "tables_applied", "calibrated_sets", "parameters", "versions", "checksum", "recipe",
+        ]  # fmt: skip

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from django_filters import CharFilter
+
+from contimg.api.filters import BOUNDS, ChoicesFilter, IntegerFilter, ListFilter
+from contimg.models import Grade
+from qa.models import Assessment, Policy, SubjectKind
+
+
+class AssessmentFilter(ListFilter):
+    grade = ChoicesFilter(choices=Grade)
+    subject_kind = ChoicesFilter(choices=SubjectKind, method="filter_subject_kind")
+    rule = CharFilter(method="filter_rule", help_text="Assessments in which this rule warned or failed.")
+    image = IntegerFilter()
+    calibration_table = IntegerFilter()
+
+    class Meta:
+        model = Assessment
+        fields = {"policy": ["exact"], "is_current": ["exact"], "created_at": BOUNDS}
+
+    def filter_subject_kind(self, queryset, name, value):
+        return queryset.of_kinds(value)
+
+    def filter_rule(self, queryset, name, value):
+        return queryset.objected_by(value)
+
+
+class PolicyFilter(ListFilter):
+    class Meta:
+        model = Policy
+        fields = {"name": ["exact"], "version": ["exact"], "is_active": ["exact"]}

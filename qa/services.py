@@ -1,0 +1,117 @@
+"""Assessing: measure what the active policy asks for, judge, store the verdict, and move the grade with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.db import transaction
+from django.db.models import Max
+
+from calibration.models import CalibrationTable
+from contimg.exceptions import ContimgError
+from contimg.models import Grade
+from images.models import Image
+from qa.models import Assessment, Finding, Policy, SubjectKind
+from qa.rules import Verdict, judge
+from sources.models import Source
+
+
+class NoActivePolicy(ContimgError):
+    code = "no_active_policy"
+
+
+def active_policy() -> Policy:
+    policy = Policy.objects.prefetch_related("rules").filter(is_active=True).first()
+    if policy is None:
+        raise NoActivePolicy("No quality policy is active; activate one in the admin (`migrate` installs the first).")
+    return policy
+
+
+@transaction.atomic
+def assess_image(*, image: Image) -> Assessment:
+    """Judge an image by the active policy; the image's grade follows in the same transaction."""
+    metrics, skipped = image_metrics(image)
+    return _record(Assessment(image=image), image, SubjectKind.IMAGE, metrics, skipped)
+
+
+@transaction.atomic
+def assess_calibration_table(*, table: CalibrationTable) -> Assessment:
+    """Judge a table by the active policy; the table's grade follows in the same transaction."""
+    metrics, skipped = table_metrics(table)
+    return _record(Assessment(calibration_table=table), table, SubjectKind.CALIBRATION_TABLE, metrics, skipped)
+
+
+def is_assessed(image: Image) -> bool:
+    return image.assessments.current().filter(policy__is_active=True).exists()
+
+
+def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]]:
+    """What the rules judge of an image, and which metrics do not apply to it, with the reason."""
+    rms, thermal, peak = image.rms_jy_per_beam, image.thermal_rms_jy_per_beam, image.peak_jy_per_beam
+    known = rms is not None and peak is not None
+    metrics = {
+        "dynamic_range": peak / rms if known and rms > 0 else None,
+        "rms_over_thermal": rms / thermal if rms is not None and thermal else None,
+        "finite_fraction": image.finite_fraction,
+        "rms_jy_per_beam": rms,
+        "peak_jy_per_beam": peak,
+    }
+    skipped = {}
+    if thermal is None:
+        skipped["rms_over_thermal"] = "the thermal noise of an image from elsewhere is not known"
+    possible = _possible_dynamic_range(image)
+    if possible is not None and possible < 100 and metrics["dynamic_range"] is not None:
+        skipped["dynamic_range"] = f"the brightest known source here allows a dynamic range of {possible:.0f} at best"
+    return metrics, skipped
+
+
+def _possible_dynamic_range(image: Image) -> float | None:
+    """The brightest known source in the field over the thermal noise; None when the field is not known yet."""
+    if not image.thermal_rms_jy_per_beam:
+        return None
+    field = Source.objects.within_cone(
+        ra_deg=image.ra_deg, dec_deg=image.dec_deg, radius_deg=min(image.radius_deg / 2, 10)
+    )
+    brightest = field.order_by().aggregate(brightest=Max("flux_mean_jy"))["brightest"]
+    return None if brightest is None else brightest / image.thermal_rms_jy_per_beam
+
+
+def table_metrics(table: CalibrationTable) -> tuple[dict[str, float | None], dict[str, str]]:
+    """What the rules judge of a table. A gain table has no phase to compare over channels and no spectral windows."""
+    stored = table.metrics
+    windows = stored.get("spectral_windows") or []
+    metrics = {
+        "flagged_fraction": stored.get("flagged_fraction"),
+        "median_snr": stored.get("median_snr"),
+        "median_amplitude": stored.get("median_amplitude"),
+        "phase_scatter_deg": stored.get("phase_scatter_deg"),
+        "worst_window_flagged_fraction": max((w["flagged_fraction"] for w in windows), default=None),
+        "worst_window_bad_channel_fraction": max((w["bad_channel_fraction"] for w in windows), default=None),
+    }
+    skipped = {}
+    if table.kind == CalibrationTable.Kind.GAIN:
+        reason = "a gain table has one value for all channels"
+        skipped = {name: reason for name in metrics if name.startswith(("phase_", "worst_"))}
+    return metrics, skipped
+
+
+def _record(
+    assessment: Assessment,
+    subject: Image | CalibrationTable,
+    kind: SubjectKind,
+    metrics: Mapping[str, float | None],
+    skipped: Mapping[str, str],
+) -> Assessment:
+    policy = active_policy()
+    verdict: Verdict = judge(
+        rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], metrics=metrics, skipped=skipped
+    )
+    subject.assessments.current().update(is_current=False)
+    assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, dict(metrics)
+    assessment.save()
+    for finding in verdict.findings:
+        finding.assessment = assessment
+    Finding.objects.bulk_create(verdict.findings)
+    subject.grade = Grade(verdict.grade)
+    subject.save(update_fields=["grade"])
+    return assessment

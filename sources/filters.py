@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ConeFilter
+from sources.models import Measurement, Source
+
+
+class SourceFilter(ConeFilter):
+    class Meta:
+        model = Source
+        fields = {
+            "name": ["exact", "startswith"],
+            "dec_deg": BOUNDS,
+            "flux_mean_jy": NULLABLE_RANGE,
+            "flux_max_jy": NULLABLE_RANGE,
+            "eta": NULLABLE_RANGE,
+            "v": NULLABLE_RANGE,
+            "n_measurements": RANGE,
+            "is_variable": ["exact"],
+            "first_seen_at": NULLABLE_BOUNDS,
+            "last_seen_at": NULLABLE_BOUNDS,
+        }
+
+
+class MeasurementFilter(ConeFilter):
+    class Meta:
+        model = Measurement
+        fields = {
+            "source": ["exact"],
+            "image": ["exact"],
+            "is_forced": ["exact"],
+            "observed_at": NULLABLE_BOUNDS,
+            "dec_deg": BOUNDS,
+            "flux_jy": RANGE,
+            "snr": NULLABLE_RANGE,
+            "upper_limit_jy": NULLABLE_RANGE,
+        }

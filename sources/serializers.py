@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from rest_framework import serializers
+
+from contimg.api.serializers import FactsSerializer, SeparationField
+from sources.models import Measurement, Source
+
+
+class SourceSerializer(FactsSerializer):
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = Source
+        fields = [
+            "id", "name", "ra_deg", "dec_deg", "n_measurements", "flux_mean_jy", "flux_max_jy", "eta", "v",
+            "is_variable", "first_seen_at", "last_seen_at", "separation_deg",
+        ]  # fmt: skip
+
+
+class SourceDetailSerializer(SourceSerializer):
+    separation_deg = None
+    images = serializers.SerializerMethodField(help_text="Ids of the images that cover it and have its forced flux.")
+
+    class Meta(SourceSerializer.Meta):
+        fields = [
+            *SourceSerializer.Meta.fields[:-1], "position_err_arcsec", "statistics_reason", "images", "created_at",
+        ]  # fmt: skip
+
+    def get_images(self, source: Source) -> list[int]:
+        return [measurement.image_id for measurement in source.forced_measurements]
+
+
+class MeasurementSerializer(FactsSerializer):
+    snr = serializers.FloatField(allow_null=True)
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = Measurement
+        fields = [
+            "id", "source", "image", "observed_at", "mjd", "ra_deg", "dec_deg", "flux_jy", "flux_err_jy",
+            "peak_jy_per_beam", "rms_jy_per_beam", "snr", "is_forced", "upper_limit_jy", "separation_deg",
+        ]  # fmt: skip
+
+
+class MeasurementDetailSerializer(MeasurementSerializer):
+    separation_deg = None
+    source_name = serializers.CharField(source="source.name")
+    image_name = serializers.CharField(source="image.name")
+    image_grade = serializers.CharField(source="image.grade")
+
+    class Meta(MeasurementSerializer.Meta):
+        fields = [
+            *MeasurementSerializer.Meta.fields[:-1], "position_err_arcsec", "primary_beam", "source_name",
+            "image_name", "image_grade",
+        ]  # fmt: skip
+
+
+class _StatisticsSerializer(serializers.Serializer):
+    n = serializers.IntegerField()
+    mean_jy = serializers.FloatField(allow_null=True)
+    std_jy = serializers.FloatField(allow_null=True)
+    eta = serializers.FloatField(allow_null=True)
+    v = serializers.FloatField(allow_null=True)
+    reason = serializers.CharField(allow_blank=True, allow_null=True)
+
+
+class _PointSerializer(serializers.Serializer):
+    observed_at = serializers.DateTimeField(allow_null=True)
+    mjd = serializers.FloatField(allow_null=True)
+    status = serializers.ChoiceField(["detected", "forced", "rejected"])
+    flux_jy = serializers.FloatField(allow_null=True)
+    flux_err_jy = serializers.FloatField(allow_null=True)
+    upper_limit_jy = serializers.FloatField(allow_null=True)
+    snr = serializers.FloatField(allow_null=True)
+    image = serializers.IntegerField()
+    grade = serializers.CharField()
+
+
+class LightCurveSerializer(serializers.Serializer):
+    """What `sources.services.light_curve` gives, for the schema."""
+
+    source = serializers.IntegerField()
+    points = _PointSerializer(many=True)
+    not_covered = serializers.ListField(child=serializers.IntegerField())
+    statistics = _StatisticsSerializer()

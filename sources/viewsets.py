@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from contimg.api.viewsets import ReadOnlyResource
+from sources.filters import MeasurementFilter, SourceFilter
+from sources.models import Measurement, Source
+from sources.serializers import (
+    LightCurveSerializer,
+    MeasurementDetailSerializer,
+    MeasurementSerializer,
+    SourceDetailSerializer,
+    SourceSerializer,
+)
+
+
+class SourceViewSet(ReadOnlyResource):
+    """Objects on the sky with the statistics of their fluxes."""
+
+    queryset = Source.objects.all()
+    detail_queryset = Source.objects.for_detail()
+    serializer_class = SourceSerializer
+    detail_serializer_class = SourceDetailSerializer
+    filterset_class = SourceFilter
+    orderings = ["name", "flux_mean_jy", "flux_max_jy", "eta", "v", "n_measurements", "last_seen_at", "ra_deg", "id"]
+    ordering = "name"
+
+    @extend_schema(responses=LightCurveSerializer)
+    @action(detail=True, url_path="light-curve")
+    def light_curve(self, request: Request, pk: str) -> Response:
+        """Every epoch that covered the source, and the statistics of those that count."""
+        from sources import services
+
+        return Response(services.light_curve(source=self.get_object()))
+
+
+class MeasurementViewSet(ReadOnlyResource):
+    """Fluxes of sources in images, fitted or forced."""
+
+    queryset = Measurement.objects.all()
+    detail_queryset = Measurement.objects.with_links()
+    serializer_class = MeasurementSerializer
+    detail_serializer_class = MeasurementDetailSerializer
+    filterset_class = MeasurementFilter
+    orderings = ["observed_at", "flux_jy", "snr", "id"]
+    ordering = "-observed_at"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+
+from tests.factories import FIRST_TILE, ImageFactory, MeasurementSetFactory, SourceFactory, SubbandGroupFactory
+
+IMAGES = "/api/v1/images/"
+SOURCES = "/api/v1/sources/"
+
+
+def ids(response) -> list[int]:
+    assert response.status_code == 200, response.content
+    return [row["id"] for row in response.json()["results"]]
+
+
+def errors(response) -> dict[str | None, str]:
+    assert response.status_code == 400, response.content
+    return {error["field"]: error["code"] for error in response.json()["errors"]}
+
+
+def test_an_unknown_parameter_is_refused_and_the_valid_ones_are_named(api):
+    response = api.get(IMAGES, {"rms__lt": "1", "kind": "tile"})
+    assert errors(response) == {"rms__lt": "unknown_parameter"}
+    for name in ("rms_jy_per_beam__lt", "grade", "cursor", "ordering", "radius_deg"):
+        assert name in response.json()["detail"]
+
+
+def test_an_unknown_ordering_is_refused_and_the_valid_ones_are_named(api):
+    for ordering in ("rms", "", "observed_at,id", "--observed_at", "path", "separation_deg"):
+        response = api.get(IMAGES, {"ordering": ordering})
+        assert errors(response) == {"ordering": "unknown_ordering"}
+        assert "-observed_at" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rms_jy_per_beam__lt", "small"),
+        ("rms_jy_per_beam__lt", "nan"),
+        ("rms_jy_per_beam__lt", "inf"),
+        ("observed_at__gte", "yesterday"),
+        ("observed_at__gte", "0001-01-01T00:00:00+05:00"),
+        ("observed_at__gte", "9999-12-31T23:59:59-05:00"),
+        ("is_current", "perhaps"),
+        ("observed_at__isnull", "2"),
+        ("kind", "moon"),
+        ("grade", "good,fine"),
+        ("measurement_set", "1.5"),
+        ("measurement_set", "9223372036854775808"),
+        ("name", "a\x00b"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_refused_and_not_ignored(api, name, value):
+    assert list(errors(api.get(IMAGES, {name: value}))) == [name]
+
+
+@pytest.mark.django_db
+def test_numbers_above_what_a_column_holds_find_nothing(api):
+    MeasurementSetFactory()
+    assert ids(api.get("/api/v1/measurement-sets/", {"n_antennas": "100000"})) == []
+    assert ids(api.get("/api/v1/measurement-sets/", {"n_antennas__gt": str(2**62)})) == []
+    assert ids(api.get("/api/v1/measurement-sets/", {"group": str(2**63 - 1)})) == []
+
+
+@pytest.mark.django_db
+def test_several_choices_are_separated_by_commas(api):
+    good, marginal, poor = (ImageFactory(grade=grade) for grade in ("good", "marginal", "poor"))
+    assert set(ids(api.get(IMAGES, {"grade": "good,marginal"}))) == {good.pk, marginal.pk}
+    assert ids(api.get(IMAGES, {"grade": "poor"})) == [poor.pk]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("lookup", "expected"),
+    [("", {1}), ("__lt", {0}), ("__lte", {0, 1}), ("__gt", {2}), ("__gte", {1, 2})],
+)
+def test_a_range_has_both_sides_of_its_edge(api, lookup, expected):
+    rows = [ImageFactory(rms_jy_per_beam=rms) for rms in (0.0, 0.001, 0.002)]
+    found = ids(api.get(IMAGES, {f"rms_jy_per_beam{lookup}": "0.001"}))
+    assert set(found) == {rows[n].pk for n in expected}
+
+
+@pytest.mark.django_db
+def test_zero_is_a_value_and_null_is_not_zero(api):
+    zero, unknown = ImageFactory(rms_jy_per_beam=0.0), ImageFactory(rms_jy_per_beam=None)
+    assert ids(api.get(IMAGES, {"rms_jy_per_beam": "0"})) == [zero.pk]
+    assert ids(api.get(IMAGES, {"rms_jy_per_beam__isnull": "true"})) == [unknown.pk]
+
+
+@pytest.mark.django_db
+def test_a_generated_column_is_filtered_like_any_other(api):
+    bright = ImageFactory(peak_jy_per_beam=1.0, rms_jy_per_beam=0.001)
+    ImageFactory(peak_jy_per_beam=0.01, rms_jy_per_beam=0.001)
+    assert ids(api.get(IMAGES, {"dynamic_range__gt": "100"})) == [bright.pk]
+    partial = SubbandGroupFactory(n_files=15, n_subbands=15, missing_subbands=[3])
+    SubbandGroupFactory()
+    assert ids(api.get("/api/v1/subband-groups/", {"is_complete": "false"})) == [partial.pk]
+
+
+@pytest.mark.django_db
+def test_times_are_compared_in_utc(api):
+    early = MeasurementSetFactory(observed_at=FIRST_TILE)
+    late = MeasurementSetFactory(observed_at=FIRST_TILE + timedelta(hours=1))
+    url = "/api/v1/measurement-sets/"
+    assert ids(api.get(url, {"observed_at__gte": "2026-03-01T06:30:00Z"})) == [late.pk]
+    assert ids(api.get(url, {"observed_at__gte": "2026-03-01T07:30:00+01:00"})) == [late.pk]
+    assert ids(api.get(url, {"observed_at__lte": "2026-03-01T06:00:00"})) == [early.pk]
+    assert ids(api.get(url, {"observed_at__lt": "2026-03-01"})) == []
+
+
+# --- cones ------------------------------------------------------------------------------------------------------------
+POSITIONS = [(0.0, 0.0), (359.999, 0.01), (0.002, -0.003), (10.0, 89.95), (190.0, 89.96), (45.0, -90.0), (120.0, 16.2)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("ra_deg", "dec_deg", "radius_deg"),
+    [(0, 0, 0.05), (359.9999, 0, 0.01), (10, 90, 0.2), (0, 90, 0.045), (300, -90, 10), (120, 16.2, 1e-3), (0, 0, 10)],
+)
+def test_a_cone_finds_what_the_great_circle_says_nearest_first(api, ra_deg, dec_deg, radius_deg):
+    rows = [SourceFactory(ra_deg=ra, dec_deg=dec) for ra, dec in POSITIONS]
+    centre = SkyCoord(ra_deg, dec_deg, unit=u.deg)
+    separations = {row.pk: centre.separation(SkyCoord(row.ra_deg, row.dec_deg, unit=u.deg)).deg for row in rows}
+    expected = sorted((pk for pk, value in separations.items() if value <= radius_deg), key=lambda pk: separations[pk])
+    response = api.get(SOURCES, {"ra_deg": ra_deg, "dec_deg": dec_deg, "radius_deg": radius_deg})
+    assert ids(response) == expected
+    assert expected
+    for row in response.json()["results"]:
+        assert row["separation_deg"] == pytest.approx(separations[row["id"]], abs=1e-9)
+
+
+@pytest.mark.django_db
+def test_a_cone_is_paged_nearest_first(api):
+    rows = [SourceFactory(ra_deg=100 + 0.01 * (n // 2), dec_deg=0.0) for n in range(7)]
+    url = f"{SOURCES}?ra_deg=100&dec_deg=0&radius_deg=1&limit=2"
+    found = []
+    while url:
+        body = api.get(url).json()
+        found += [row["id"] for row in body["results"]]
+        url = body["next"]
+    assert found == [row.pk for row in rows]
+
+
+@pytest.mark.django_db
+def test_a_cone_may_be_ordered_otherwise_and_filtered_further(api):
+    near, far = SourceFactory(ra_deg=100, dec_deg=0, eta=1.0), SourceFactory(ra_deg=100.1, dec_deg=0, eta=2.0)
+    cone = {"ra_deg": 100, "dec_deg": 0, "radius_deg": 1}
+    assert ids(api.get(SOURCES, {**cone, "ordering": "-eta"})) == [far.pk, near.pk]
+    assert ids(api.get(SOURCES, {**cone, "ordering": "-separation_deg"})) == [far.pk, near.pk]
+    assert ids(api.get(SOURCES, {**cone, "eta__lt": "1.5"})) == [near.pk]
+
+
+@pytest.mark.django_db
+def test_outside_of_a_cone_the_separation_is_null(api):
+    SourceFactory()
+    assert api.get(SOURCES).json()["results"][0]["separation_deg"] is None
+
+
+@pytest.mark.parametrize(
+    ("cone", "wrong"),
+    [
+        ({"ra_deg": "10"}, {"dec_deg", "radius_deg"}),
+        ({"dec_deg": "10", "radius_deg": "1"}, {"ra_deg"}),
+        ({"ra_deg": "360", "dec_deg": "0", "radius_deg": "1"}, {"ra_deg"}),
+        ({"ra_deg": "-0.1", "dec_deg": "0", "radius_deg": "1"}, {"ra_deg"}),
+        ({"ra_deg": "0", "dec_deg": "90.1", "radius_deg": "1"}, {"dec_deg"}),
+        ({"ra_deg": "0", "dec_deg": "-90.1", "radius_deg": "1"}, {"dec_deg"}),
+        ({"ra_deg": "0", "dec_deg": "0", "radius_deg": "0"}, {"radius_deg"}),
+        ({"ra_deg": "0", "dec_deg": "0", "radius_deg": "10.1"}, {"radius_deg"}),
+        ({"ra_deg": "0", "dec_deg": "0", "radius_deg": "-1"}, {"radius_deg"}),
+        ({"ra_deg": "nan", "dec_deg": "0", "radius_deg": "1"}, {"ra_deg"}),
+        ({"ra_deg": "0h", "dec_deg": "0", "radius_deg": "1"}, {"ra_deg"}),
+    ],
+)
+def test_a_cone_outside_of_its_ranges_is_refused(api, cone, wrong):
+    assert set(errors(api.get(SOURCES, cone))) == wrong
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("cone", [(0, -90, 10), (359.999, 90, 1e-5)])
+def test_a_cone_at_the_edges_of_its_ranges_is_taken(api, cone):
+    ids(api.get(SOURCES, dict(zip(("ra_deg", "dec_deg", "radius_deg"), cone, strict=True))))
+
+
+@pytest.mark.parametrize("resource", ["subband-groups", "measurement-sets", "calibrators", "images", "measurements"])
+@pytest.mark.django_db
+def test_every_resource_with_a_position_has_a_cone(api, resource):
+    ids(api.get(f"/api/v1/{resource}/", {"ra_deg": 0, "dec_deg": 0, "radius_deg": 1}))

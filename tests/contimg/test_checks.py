@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from django.core.checks import run_checks
+
+from contimg import checks
+
+
+def messages() -> list[tuple[str, str]]:
+    return [(message.id, message.msg) for message in run_checks(tags=["contimg"])]
+
+
+def test_the_defaults_are_right():
+    assert messages() == []
+
+
+EDGES = [
+    ("CONTIMG_IMAGE_SIZE_PX", [64, 8192, 1280], [62, 8194, 65]),
+    ("CONTIMG_PIXEL_ARCSEC", [0.1, 60.0], [0.09, 60.1, float("nan")]),
+    ("CONTIMG_ROBUST", [-2.0, 0.0, 2.0], [-2.1, 2.1]),
+    ("CONTIMG_NITER", [0, 1_000_000], [-1, 1_000_001]),
+    ("CONTIMG_MIN_SUBBANDS", [1, 16], [0, 17]),
+    ("CONTIMG_SETTLE_S", [0.0, 600.0], [-1.0, float("inf")]),
+    ("CONTIMG_ENGINE_THREADS", [1], [0]),
+    ("CONTIMG_SEFD_JY", [0.1], [0.0, -1.0]),
+    ("CONTIMG_DEC_STRIP_TOLERANCE_DEG", [0.01, 5.0], [0.0, 5.1]),
+    ("CONTIMG_CALIBRATION_VALIDITY_H", [0.5, 720.0], [0.0, 721.0]),
+    ("CONTIMG_FLUX_SYSTEMATIC", [0.0, 1.0], [-0.01, 1.01]),
+]
+
+
+def test_every_range_has_its_edges_here():
+    assert [name for name, _, _ in EDGES] == [allowed.name for allowed in checks.RANGES]
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, good, _ in EDGES for value in good])
+def test_a_value_inside_its_range_is_taken(settings, name, value):
+    setattr(settings, name, value)
+    assert messages() == []
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, _, bad in EDGES for value in bad])
+def test_a_value_outside_of_its_range_is_named(settings, name, value):
+    setattr(settings, name, value)
+    ((code, message),) = messages()
+    assert code == "contimg.E002"
+    assert name in message
+
+
+@pytest.mark.parametrize("name", checks.CHOICES)
+def test_an_unknown_word_is_named_with_the_known_ones(settings, name):
+    setattr(settings, name, "casa")
+    ((code, message),) = messages()
+    assert code == "contimg.E003"
+    assert all(word in message for word in checks.CHOICES[name])
+
+
+def test_a_missing_imager_is_a_warning(settings):
+    settings.CONTIMG_IMAGER = "wsclean"
+    settings.CONTIMG_WSCLEAN_BINARY = "no-such-wsclean"
+    assert [code for code, _ in messages()] == ["contimg.W001"]
+
+
+def test_a_folder_that_cannot_be_made_is_named(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "file" / "products"
+    ((code, message),) = messages()
+    assert code == "contimg.E004"
+    assert "CONTIMG_PRODUCTS_ROOT" in message
+
+
+def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("CONTIMG_", "DJANGO_"))}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments], env={**clean, **environment}, capture_output=True, text=True
+    )
+
+
+def test_what_cannot_be_parsed_is_explained_at_start(tmp_path):
+    done = manage("check", CONTIMG_VAR_DIR=str(tmp_path), CONTIMG_ROBUST="half", CONTIMG_DEBUG="perhaps")
+    assert done.returncode == 1
+    assert "CONTIMG_ROBUST is 'half', which is not a number." in done.stderr
+    assert "CONTIMG_DEBUG is 'perhaps', which is not true or false." in done.stderr
+    assert "HINT: Set CONTIMG_ROBUST" in done.stderr
+
+
+def test_a_deployment_with_a_host_name_has_nothing_to_complain_about(tmp_path):
+    done = manage(
+        "check", "--deploy", "--fail-level", "WARNING",
+        CONTIMG_VAR_DIR=str(tmp_path), CONTIMG_ALLOWED_HOSTS="telescope.example",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from django.core.management import call_command
+
+from contimg.urls import router
+from tests import factories
+
+# What API.md promises of each list.
+FIELDS = {
+    "images": "id, kind, name, observed_at, mjd, epoch, ra_deg, dec_deg, frequency_hz, bandwidth_hz, width_px, height_px,"
+    "pixel_arcsec, bmaj_arcsec, bmin_arcsec, bpa_deg, rms_jy_per_beam, peak_jy_per_beam, dynamic_range,"
+    "is_primary_beam_corrected, grade, grade_source, is_suspect, measurement_set, created_at",
+    "measurement-sets": "id, name, observed_at, mjd, duration_s, ra_deg, dec_deg, frequency_hz, n_antennas, n_channels,"
+    "flagged_fraction, size_bytes, is_calibrated, calibrated_from",
+    "subband-groups": "id, observed_at, mjd, ra_deg, dec_deg, n_subbands, missing_subbands, duplicate_subbands,"
+    "is_complete, size_bytes, measurement_set",
+    "calibration-tables": "id, kind, set_name, valid_from, valid_until, dec_deg, reference_antenna,"
+    "source_measurement_set, grade, is_retired, created_at",
+    "sources": "id, name, ra_deg, dec_deg, n_measurements, flux_mean_jy, flux_max_jy, eta, v, is_variable,"
+    "first_seen_at, last_seen_at",
+    "measurements": "id, source, image, observed_at, mjd, ra_deg, dec_deg, flux_jy, flux_err_jy, peak_jy_per_beam,"
+    "rms_jy_per_beam, snr, is_forced, upper_limit_jy",
+    "assessments": "id, subject, policy, grade, is_current, created_at",
+    "calibrators": "id, name, ra_deg, dec_deg",
+    "policies": "id, name, version, is_active",
+}
+
+
+def test_every_resource_has_its_promised_fields_here():
+    assert set(FIELDS) == {prefix for prefix, _, _ in router.registry}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("prefix", "basename"), [(prefix, basename) for prefix, _, basename in router.registry])
+def test_lists_and_details_have_the_promised_fields(api, prefix, basename):
+    from tests.test_query_budgets import make_rows
+
+    pk = make_rows(basename, 1)
+    promised = {field.strip() for field in FIELDS[prefix].split(",")}
+    assert promised <= set(api.get(f"/api/v1/{prefix}/").json()["results"][0])
+    assert promised <= set(api.get(f"/api/v1/{prefix}/{pk}/").json())
+
+
+@pytest.mark.django_db
+def test_the_root_lists_every_resource(api):
+    assert set(api.get("/api/v1/").json()) == {prefix for prefix, _, _ in router.registry}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("prefix", [prefix for prefix, _, _ in router.registry])
+def test_a_browser_can_browse_every_list(api, prefix):
+    factories.ImageFactory()
+    response = api.get(f"/api/v1/{prefix}/?limit=1", headers={"accept": "text/html"})
+    assert response.status_code == 200
+    assert response.headers["Content-Type"].startswith("text/html")
+
+
+@pytest.mark.django_db
+def test_an_answer_that_the_caller_has_is_not_sent_again(api):
+    row = factories.ImageFactory()
+    for url in ("/api/v1/images/", f"/api/v1/images/{row.pk}/"):
+        first = api.get(url)
+        again = api.get(url, headers={"if-none-match": first.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        row.is_suspect = not row.is_suspect
+        row.save()
+        assert api.get(url, headers={"if-none-match": first.headers["ETag"]}).status_code == 200
+
+
+def test_the_openapi_schema_is_valid_without_a_warning():
+    call_command("spectacular", "--validate", "--fail-on-warn", stdout=io.StringIO())
+
+
+@pytest.mark.django_db
+def test_the_schema_and_its_pages_are_served_without_a_network(client):
+    assert client.get("/api/v1/schema/").status_code == 200
+    page = client.get("/api/v1/docs/").content.decode()
+    assert "/static/drf_spectacular_sidecar/" in page
+    assert "https://cdn" not in page
+
+
+@pytest.mark.django_db
+def test_the_start_page_counts_and_shows_the_latest_images(client):
+    image = factories.ImageFactory(preview_path="previews/1.png")
+    factories.ImageFactory()
+    page = client.get("/").content.decode()
+    assert "<b>2</b>images" in page
+    assert page.count("<figure>") == 1
+    assert f"/api/v1/images/{image.pk}/preview.png" in page
+
+
+@pytest.mark.django_db
+def test_the_start_page_of_a_private_installation_shows_nothing_without_a_login(client, settings, admin_client):
+    settings.CONTIMG_PUBLIC_READ = False
+    assert "log in" in client.get("/").content.decode()
+    assert "What is here" in admin_client.get("/").content.decode()

@@ -1,0 +1,329 @@
+"""Rows that the constraints accept, with everything they hang on. Override what the test is about."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import factory
+from factory.django import DjangoModelFactory
+
+from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
+from contimg.api.serializers import MJD_EPOCH
+from contimg.sky import healpix_index
+from images.models import Image
+from observations.models import DataRoot, MeasurementSet, SubbandFile, SubbandGroup
+from qa.models import Assessment, Finding, Policy, Rule
+from sources.models import Catalogue, Measurement, Source
+
+FIRST_TILE = datetime(2026, 3, 1, 6, 0, 0, tzinfo=UTC)
+TILE = timedelta(seconds=309)
+
+
+def digest(word: object) -> str:
+    return hashlib.sha256(str(word).encode()).hexdigest()
+
+
+def mjd(time: datetime | None) -> float | None:
+    return None if time is None else (time - MJD_EPOCH).total_seconds() / 86_400
+
+
+def _healpix(row):
+    return healpix_index(row.ra_deg, row.dec_deg)
+
+
+class _Product(DjangoModelFactory):
+    class Meta:
+        abstract = True
+
+    size_bytes = 1000
+    checksum = factory.Sequence(lambda n: digest(f"content {n}"))
+    recipe = factory.Sequence(lambda n: digest(f"recipe {n}"))
+    parameters = {"threads": 1}
+    versions = {"contimg": "0.1.0"}
+
+
+class DataRootFactory(DjangoModelFactory):
+    class Meta:
+        model = DataRoot
+
+    path = factory.Sequence(lambda n: f"/data/night{n}")
+
+
+class SubbandGroupFactory(DjangoModelFactory):
+    class Meta:
+        model = SubbandGroup
+
+    started_at = factory.Sequence(lambda n: FIRST_TILE + n * TILE)
+    duration_s = 309.0
+    observed_at = factory.LazyAttribute(lambda row: row.started_at + timedelta(seconds=row.duration_s / 2))
+    ra_deg = factory.Sequence(lambda n: (120 + 1.29 * n) % 360)
+    dec_deg = 16.2
+    pointing_dec_deg = 16.1
+    healpix = factory.LazyAttribute(_healpix)
+    n_files = 16
+    n_subbands = 16
+    size_bytes = 16 * 145_000_000
+    last_file_at = factory.LazyAttribute(lambda row: row.started_at + timedelta(minutes=10))
+
+
+class SubbandFileFactory(DjangoModelFactory):
+    class Meta:
+        model = SubbandFile
+
+    root = factory.SubFactory(DataRootFactory)
+    group = factory.SubFactory(SubbandGroupFactory)
+    subband = factory.Sequence(lambda n: n % 16)
+    started_at = factory.LazyAttribute(lambda row: row.group.started_at if row.group else FIRST_TILE)
+    named_at = factory.SelfAttribute("started_at")
+    relative_path = factory.LazyAttributeSequence(
+        lambda row, n: f"{n}/{row.named_at:%Y-%m-%dT%H:%M:%S}_sb{row.subband or 0:02d}.hdf5"
+    )
+    duration_s = 309.0
+    pointing_dec_deg = 16.1
+    frequency_hz = 1.4e9
+    n_antennas = 96
+    n_channels = 48
+    n_integrations = 24
+    size_bytes = 145_000_000
+    modified_at = factory.SelfAttribute("started_at")
+
+
+class MeasurementSetFactory(_Product):
+    class Meta:
+        model = MeasurementSet
+
+    group = factory.SubFactory(SubbandGroupFactory)
+    calibrated_from = None
+    path = factory.Sequence(lambda n: f"measurement_sets/{n}.ms")
+    name = factory.LazyAttribute(lambda row: row.group.name)
+    observed_at = factory.SelfAttribute("group.observed_at")
+    mjd = factory.LazyAttribute(lambda row: mjd(row.observed_at))
+    duration_s = 309.0
+    integration_s = 12.885
+    ra_deg = factory.SelfAttribute("group.ra_deg")
+    dec_deg = factory.SelfAttribute("group.dec_deg")
+    pointing_dec_deg = 16.1
+    healpix = factory.LazyAttribute(_healpix)
+    frequency_hz = 1.405e9
+    bandwidth_hz = 187.5e6
+    n_antennas = 3
+    n_channels = 768
+    antennas = ["pad1", "pad2", "pad3"]
+    flagged_fraction = 0.05
+
+
+class CalibratedSetFactory(MeasurementSetFactory):
+    calibrated_from = factory.SubFactory(MeasurementSetFactory)
+    group = factory.SelfAttribute("calibrated_from.group")
+
+
+class CalibratorFactory(DjangoModelFactory):
+    class Meta:
+        model = Calibrator
+
+    name = factory.Sequence(lambda n: f"calibrator {n}")
+    ra_deg = 202.7845
+    dec_deg = 30.5092
+    healpix = factory.LazyAttribute(_healpix)
+    flux_coefficients = [1.2481, -0.4507, -0.1798, 0.0357]
+    reference = "Perley & Butler 2017, ApJS 230, 7"
+
+
+class FlagTableFactory(_Product):
+    class Meta:
+        model = FlagTable
+
+    measurement_set = factory.SubFactory(MeasurementSetFactory)
+    path = factory.Sequence(lambda n: f"flags/{n}.h5")
+    flagged_fraction = 0.05
+    antenna_fractions = {"pad1": 0.05}
+    channel_fractions = [0.05]
+
+
+class CalibrationTableFactory(_Product):
+    class Meta:
+        model = CalibrationTable
+
+    kind = CalibrationTable.Kind.BANDPASS
+    set_name = factory.Sequence(lambda n: f"cal_{n}")
+    path = factory.Sequence(lambda n: f"calibration_tables/{n}.bcal")
+    source_measurement_set = factory.SubFactory(MeasurementSetFactory)
+    flag_table = factory.SubFactory(FlagTableFactory, measurement_set=factory.SelfAttribute("..source_measurement_set"))
+    calibrator = factory.SubFactory(CalibratorFactory)
+    solved_at = factory.SelfAttribute("source_measurement_set.observed_at")
+    valid_from = factory.LazyAttribute(lambda row: row.solved_at - timedelta(hours=12))
+    valid_until = factory.LazyAttribute(lambda row: row.solved_at + timedelta(hours=12))
+    dec_deg = 16.1
+    reference_antenna = "pad1"
+    solver = "stefcal"
+    version = "0.1.0"
+    metrics = {"snr": 40.0}
+    grade = "good"
+
+
+class AppliedTableFactory(DjangoModelFactory):
+    class Meta:
+        model = AppliedTable
+
+    measurement_set = factory.SubFactory(CalibratedSetFactory)
+    table = factory.SubFactory(CalibrationTableFactory)
+
+
+class ImageFactory(DjangoModelFactory):
+    """A tile. `kind="external", measurement_set=None` for another."""
+
+    class Meta:
+        model = Image
+
+    kind = Image.Kind.TILE
+    measurement_set = factory.SubFactory(CalibratedSetFactory)
+    name = factory.Sequence(lambda n: f"tile {n}")
+    path = factory.Sequence(lambda n: f"images/{n}.fits")
+    size_bytes = 1000
+    checksum = factory.Sequence(lambda n: digest(f"image {n}"))
+    recipe = factory.Sequence(lambda n: digest(f"image recipe {n}"))
+    engine = "embedded"
+    observed_at = factory.LazyAttribute(lambda row: row.measurement_set.observed_at if row.measurement_set else None)
+    mjd = factory.LazyAttribute(lambda row: mjd(row.observed_at))
+    epoch = factory.LazyAttribute(
+        lambda row: row.observed_at and row.observed_at.replace(minute=0, second=0, microsecond=0)
+    )
+    ra_deg = factory.LazyAttribute(lambda row: row.measurement_set.ra_deg if row.measurement_set else 10.0)
+    dec_deg = factory.LazyAttribute(lambda row: row.measurement_set.dec_deg if row.measurement_set else 10.0)
+    healpix = factory.LazyAttribute(_healpix)
+    radius_deg = 1.5
+    frequency_hz = 1.405e9
+    bandwidth_hz = 187.5e6
+    width_px = 1280
+    height_px = 1280
+    pixel_arcsec = 6.0
+    bmaj_arcsec = 30.0
+    bmin_arcsec = 20.0
+    bpa_deg = -5.0
+    unit = "Jy/beam"
+    rms_jy_per_beam = 0.0005
+    peak_jy_per_beam = 0.25
+    thermal_rms_jy_per_beam = 0.0004
+    finite_fraction = 1.0
+    is_primary_beam_corrected = True
+    grade = "good"
+
+
+class SourceFactory(DjangoModelFactory):
+    class Meta:
+        model = Source
+
+    ra_deg = factory.Sequence(lambda n: (150 + 0.1 * n) % 360)
+    dec_deg = 16.3
+    name = factory.Sequence(lambda n: f"DSA J{n:06d}+161800")
+    position_err_arcsec = 0.5
+    healpix = factory.LazyAttribute(_healpix)
+    n_measurements = 6
+    flux_mean_jy = 0.05
+    flux_max_jy = 0.06
+    eta = 1.1
+    v = 0.03
+    first_seen_at = FIRST_TILE
+    last_seen_at = FIRST_TILE + timedelta(days=5)
+
+
+class MeasurementFactory(DjangoModelFactory):
+    class Meta:
+        model = Measurement
+
+    source = factory.SubFactory(SourceFactory)
+    image = factory.SubFactory(ImageFactory)
+    is_forced = True
+    observed_at = factory.SelfAttribute("image.observed_at")
+    mjd = factory.SelfAttribute("image.mjd")
+    ra_deg = factory.SelfAttribute("source.ra_deg")
+    dec_deg = factory.SelfAttribute("source.dec_deg")
+    position_err_arcsec = 0.5
+    healpix = factory.LazyAttribute(_healpix)
+    flux_jy = 0.05
+    flux_err_jy = 0.001
+    peak_jy_per_beam = 0.04
+    rms_jy_per_beam = 0.0005
+    primary_beam = 0.8
+
+
+class CatalogueFactory(DjangoModelFactory):
+    class Meta:
+        model = Catalogue
+
+    image = factory.SubFactory(ImageFactory)
+    recipe = factory.Sequence(lambda n: digest(f"catalogue {n}"))
+    engine = "photutils"
+    n_detected = 20
+    n_forced = 25
+    n_new_sources = 1
+
+
+class PolicyFactory(DjangoModelFactory):
+    class Meta:
+        model = Policy
+
+    name = "test"
+    version = factory.Sequence(lambda n: 1000 + n)
+
+
+class RuleFactory(DjangoModelFactory):
+    class Meta:
+        model = Rule
+
+    policy = factory.SubFactory(PolicyFactory)
+    subject_kind = "image"
+    name = factory.Sequence(lambda n: f"rule {n}")
+    metric = "rms_over_thermal"
+    comparison = Rule.Comparison.ABOVE
+    limit = 1.8
+    grade = "marginal"
+    reason = "healthy data come out at 1.5"
+
+
+class AssessmentFactory(DjangoModelFactory):
+    """Of an image. `image=None, calibration_table=...` for a table."""
+
+    class Meta:
+        model = Assessment
+
+    policy = factory.SubFactory(PolicyFactory)
+    image = factory.SubFactory(ImageFactory)
+    grade = "good"
+    metrics = {"rms_over_thermal": 1.25}
+
+
+class FindingFactory(DjangoModelFactory):
+    class Meta:
+        model = Finding
+
+    assessment = factory.SubFactory(AssessmentFactory)
+    rule = "noise"
+    metric = "rms_over_thermal"
+    value = 1.25
+    comparison = "gt"
+    limit = 1.8
+    outcome = "pass"
+    grade = "marginal"
+    reason = "healthy data come out at 1.5"
+
+
+ALL = [
+    DataRootFactory,
+    SubbandGroupFactory,
+    SubbandFileFactory,
+    MeasurementSetFactory,
+    CalibratorFactory,
+    FlagTableFactory,
+    CalibrationTableFactory,
+    AppliedTableFactory,
+    ImageFactory,
+    SourceFactory,
+    MeasurementFactory,
+    CatalogueFactory,
+    PolicyFactory,
+    RuleFactory,
+    AssessmentFactory,
+    FindingFactory,
+]

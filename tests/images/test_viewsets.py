@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.factories import (
+    AppliedTableFactory,
+    AssessmentFactory,
+    DataRootFactory,
+    FindingFactory,
+    ImageFactory,
+)
+
+CONTENT = bytes(range(256)) * 10
+SIZE = len(CONTENT)
+
+
+@pytest.fixture
+def image(db, products_root):
+    (products_root / "images").mkdir()
+    (products_root / "images" / "tile.fits").write_bytes(CONTENT)
+    (products_root / "images" / "tile.png").write_bytes(b"\x89PNG")
+    return ImageFactory(path="images/tile.fits", preview_path="images/tile.png")
+
+
+def fits(api, image, **headers: str):
+    return api.get(f"/api/v1/images/{image.pk}/fits/", headers=headers)
+
+
+def body(response) -> bytes:
+    return b"".join(response.streaming_content)
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/fits", "text/html,*/*;q=0.8", "image/png"])
+def test_the_fits_file_is_streamed_whole_whatever_is_accepted(api, image, accept):
+    response = fits(api, image, accept=accept)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/fits"
+    assert response.headers["Accept-Ranges"] == "bytes"
+    assert int(response.headers["Content-Length"]) == SIZE
+    assert 'filename="tile.fits"' in response.headers["Content-Disposition"]
+    assert body(response) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=0-99", 0, 100),
+        ("bytes=100-", 100, SIZE),
+        ("bytes=-100", SIZE - 100, SIZE),
+        ("bytes=-999999", 0, SIZE),
+        (f"bytes={SIZE - 1}-{SIZE + 50}", SIZE - 1, SIZE),
+    ],
+)
+def test_a_byte_range_is_answered_in_part(api, image, asked, first, end):
+    response = fits(api, image, range=asked)
+    assert response.status_code == 206
+    assert response.headers["Content-Range"] == f"bytes {first}-{end - 1}/{SIZE}"
+    assert int(response.headers["Content-Length"]) == end - first
+    assert body(response) == CONTENT[first:end]
+
+
+@pytest.mark.parametrize("asked", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE + 5}-{SIZE + 9}"])
+def test_a_range_outside_of_the_file_is_416_with_the_size(api, image, asked):
+    response = fits(api, image, range=asked)
+    assert response.status_code == 416
+    assert response.json()["code"] == "range_not_satisfiable"
+    assert response.headers["Content-Range"] == f"bytes */{SIZE}"
+
+
+@pytest.mark.parametrize(
+    "asked", ["bytes=5-3", "bytes=0-1,5-6", "lines=0-1", "bytes=-", "bytes=a-b", "bytes=" + "9" * 40]
+)
+def test_a_range_that_means_nothing_gets_the_whole_file(api, image, asked):
+    response = fits(api, image, range=asked)
+    assert (response.status_code, len(body(response))) == (200, SIZE)
+
+
+def test_a_range_of_another_version_gets_the_whole_file(api, image):
+    etag = fits(api, image).headers["ETag"]
+    assert fits(api, image, **{"range": "bytes=0-1", "if-range": etag}).status_code == 206
+    assert fits(api, image, **{"range": "bytes=0-1", "if-range": '"other"'}).status_code == 200
+
+
+def test_a_file_that_the_caller_has_is_not_sent_again(api, image):
+    etag = fits(api, image).headers["ETag"]
+    assert fits(api, image, **{"if-none-match": etag}).status_code == 304
+
+
+def test_the_preview_is_a_png(api, image):
+    response = api.get(f"/api/v1/images/{image.pk}/preview.png", headers={"accept": "image/avif"})
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "image/png")
+    assert body(response) == b"\x89PNG"
+
+
+@pytest.mark.django_db
+def test_an_image_without_a_preview_has_none(api):
+    assert api.get(f"/api/v1/images/{ImageFactory().pk}/preview.png").status_code == 404
+
+
+@pytest.mark.django_db
+def test_a_product_that_is_gone_is_410_and_its_place_is_not_told(api, products_root):
+    response = fits(api, ImageFactory(path="images/gone.fits"))
+    assert (response.status_code, response.json()["code"]) == (410, "missing_product")
+    assert str(products_root) not in response.content.decode()
+
+
+@pytest.mark.django_db
+def test_an_external_image_is_read_below_its_data_root_and_nowhere_else(api, tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "vlass.fits").write_bytes(CONTENT)
+    (tmp_path / "secret.fits").write_bytes(b"secret")
+    root = DataRootFactory(path=str(tmp_path / "archive"))
+    given = {"kind": "external", "measurement_set": None, "root": root}
+    assert body(fits(api, ImageFactory(path="vlass.fits", **given))) == CONTENT
+    escaping = fits(api, ImageFactory(path="../secret.fits", **given))
+    assert (escaping.status_code, escaping.json()["code"]) == (400, "outside_root")
+    assert fits(api, ImageFactory(path="gone.fits", **given)).status_code == 410
+
+
+@pytest.mark.django_db
+def test_the_detail_says_how_the_image_was_made_and_judged(api):
+    applied = AppliedTableFactory()
+    image = ImageFactory(measurement_set=applied.measurement_set, preview_path="p.png")
+    AssessmentFactory(image=image, is_current=False)
+    finding = FindingFactory(assessment=AssessmentFactory(image=image, grade="marginal"), outcome="warn")
+    detail = api.get(f"/api/v1/images/{image.pk}/").json()
+    assert [table["set_name"] for table in detail["tables_applied"]] == [applied.table.set_name]
+    assert detail["assessment"]["grade"] == "marginal"
+    assert detail["assessment"]["policy"]["version"] == finding.assessment.policy.version
+    assert [row["outcome"] for row in detail["assessment"]["findings"]] == ["warn"]
+    assert set(detail["links"]) == {"fits", "preview", "measurements", "measurement_set"}
+    for link in detail["links"].values():
+        if "fits" not in link and "preview" not in link:
+            assert api.get(link).status_code == 200
+    assert detail["dynamic_range"] == pytest.approx(500)
+
+
+@pytest.mark.django_db
+def test_an_external_image_hangs_on_nothing(api):
+    detail = api.get(f"/api/v1/images/{ImageFactory(kind='external', measurement_set=None).pk}/").json()
+    assert (detail["measurement_set"], detail["tables_applied"], detail["assessment"]) == (None, [], None)
+    assert set(detail["links"]) == {"fits", "measurements"}
+
+
+@pytest.mark.django_db
+def test_no_path_is_told(api):
+    image = ImageFactory()
+    for url in ("/api/v1/images/", f"/api/v1/images/{image.pk}/"):
+        assert image.path not in api.get(url).content.decode()

@@ -1,0 +1,128 @@
+"""Every list and detail takes the same number of queries at 1 row and at 30, within tests/query_budgets.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import zeal
+from django.contrib import admin
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from contimg.urls import router
+from tests import factories
+
+BUDGETS = tomllib.loads(Path(__file__).with_name("query_budgets.toml").read_text())
+RESOURCES = [basename for _, _, basename in router.registry]
+FEW, MANY = 1, 30
+
+
+def make_rows(basename: str, n: int) -> int:
+    """`n` rows of the resource; the id of the last, which has `n` of everything that hangs on it."""
+    row = {
+        "subband-group": group_with_files,
+        "measurement-set": set_with_tables,
+        "calibrator": lambda n: factories.CalibratorFactory(),
+        "calibration-table": table_with_verdict,
+        "image": image_with_tables_and_verdict,
+        "source": source_with_measurements,
+        "measurement": lambda n: factories.MeasurementFactory(),
+        "assessment": assessment_with_findings,
+        "policy": policy_with_rules,
+    }[basename]
+    return [row(n) for _ in range(n)][-1].pk
+
+
+def group_with_files(n):
+    group = factories.SubbandGroupFactory()
+    factories.SubbandFileFactory.create_batch(n, group=group)
+    raw = factories.MeasurementSetFactory(group=group)
+    factories.CalibratedSetFactory(calibrated_from=raw)
+    return group
+
+
+def set_with_tables(n):
+    calibrated = factories.CalibratedSetFactory()
+    factories.AppliedTableFactory.create_batch(min(n, 3), measurement_set=calibrated)
+    return calibrated
+
+
+def table_with_verdict(n):
+    table = factories.CalibrationTableFactory()
+    verdict = factories.AssessmentFactory(image=None, calibration_table=table)
+    factories.FindingFactory.create_batch(min(n, 3), assessment=verdict)
+    return table
+
+
+def image_with_tables_and_verdict(n):
+    image = factories.ImageFactory(measurement_set=set_with_tables(n))
+    factories.FindingFactory.create_batch(min(n, 3), assessment=factories.AssessmentFactory(image=image))
+    return image
+
+
+def source_with_measurements(n):
+    source = factories.SourceFactory()
+    factories.MeasurementFactory.create_batch(min(n, 3), source=source)
+    return source
+
+
+def assessment_with_findings(n):
+    return factories.FindingFactory.create_batch(min(n, 3), assessment=factories.AssessmentFactory())[0].assessment
+
+
+def policy_with_rules(n):
+    return factories.RuleFactory.create_batch(n, policy=factories.PolicyFactory())[0].policy
+
+
+def queries_of(client, url: str) -> int:
+    with zeal.zeal_context(), CaptureQueriesContext(connection) as queries:  # zeal raises on reading row by row
+        response = client.get(url)
+    assert response.status_code == 200, response.content
+    return len(queries)
+
+
+def test_every_resource_has_a_budget():
+    assert set(BUDGETS["list"]) == set(BUDGETS["detail"]) == set(RESOURCES)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("basename", RESOURCES)
+def test_a_list_takes_as_many_queries_for_30_rows_as_for_one(api, basename):
+    url = reverse(f"{basename}-list")
+    make_rows(basename, FEW)
+    few = queries_of(api, url)
+    make_rows(basename, MANY)
+    assert queries_of(api, url) == few
+    assert few <= BUDGETS["list"][basename]
+    assert len(api.get(url).data["results"]) > MANY
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("basename", RESOURCES)
+def test_a_detail_takes_as_many_queries_among_30_rows_as_alone(api, basename):
+    few = queries_of(api, reverse(f"{basename}-detail", args=[make_rows(basename, FEW)]))
+    many = queries_of(api, reverse(f"{basename}-detail", args=[make_rows(basename, MANY)]))
+    assert many == few
+    assert few <= BUDGETS["detail"][basename]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("make", factories.ALL, ids=lambda make: make._meta.model.__name__)
+def test_the_admin_of_every_model_takes_as_many_queries_for_30_rows_as_for_one(admin_client, make):
+    model = make._meta.model
+    changelist = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+    row = make()
+    few = queries_of(admin_client, changelist)
+    make.create_batch(MANY)
+    assert queries_of(admin_client, changelist) == few
+    assert few <= BUDGETS["admin"]["changelist"]
+    detail = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_change", args=[row.pk])
+    assert queries_of(admin_client, detail) <= BUDGETS["admin"]["detail"]
+
+
+def test_every_model_has_an_admin_and_a_factory():
+    ours = {model for model in admin.site._registry if not model.__module__.startswith("django.")}
+    assert ours == {make._meta.model for make in factories.ALL}
