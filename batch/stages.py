@@ -185,7 +185,7 @@ def _assess(tile: SubbandGroup, options: Options, folder: Path) -> Record:
 
 def _photometry_is_done(tile: SubbandGroup, options: Options) -> bool:
     image = image_of(tile)
-    return hasattr(image, "catalogue") and image.catalogue.recipe == catalogue_recipe(image)
+    return hasattr(image, "catalogue") and image.catalogue.recipe == catalogue_recipe(image=image)
 
 
 def _photometry(tile: SubbandGroup, options: Options, folder: Path) -> Record:

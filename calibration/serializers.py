@@ -16,7 +16,6 @@ class CalibratorSerializer(FactsSerializer):
 
 
 class CalibratorDetailSerializer(CalibratorSerializer):
-    separation_deg = None
     flux_coefficients = serializers.ListField(
         child=serializers.FloatField(), help_text=Calibrator._meta.get_field("flux_coefficients").help_text
     )

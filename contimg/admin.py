@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db import models
@@ -18,6 +18,7 @@ from django.utils.safestring import SafeString
 admin.site.site_header = "contimg"
 admin.site.site_title = "contimg"
 admin.site.index_title = "Operations"
+admin.site.enable_nav_sidebar = False  # the tables are wide
 
 EMPTY = "–"
 Column = Callable[[Any], SafeString | str]
@@ -40,6 +41,7 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
     """Shows every field of a row, JSON readably, after the `extra_facts` (names or callables, as in `list_display`)."""
 
     show_full_result_count = False  # a count of the whole table on every search
+    show_facets = admin.ShowFacets.NEVER  # one count of it for every filter
     list_per_page = 50
     extra_facts: tuple[str | Column, ...] = ()
 
@@ -56,9 +58,9 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
 
 class FactsInline(ReadOnly, admin.TabularInline):
     extra = 0
-    show_change_link = False
+    fields: ClassVar[Any] = None  # names and callables
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return list(self.get_fields(request, obj))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -38,7 +39,9 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
         cache_logger_on_first_use=True,
     )
     as_json = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    as_text = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    as_text = [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]
     renderers = as_json if log_format == "json" else as_text
     return {
         "version": 1,

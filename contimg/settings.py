@@ -7,6 +7,7 @@ value of ours: an unparsable one is kept as None and reported by name.
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 import environ
 
@@ -14,13 +15,13 @@ from contimg.observability import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
-env.read_env(BASE_DIR / ".env")
+env.read_env(BASE_DIR / os.environ.get("CONTIMG_ENV_FILE", ".env"))
 
 # Values that could not be parsed, as {name: (value, expected)}; contimg.checks turns them into messages.
 UNPARSABLE: dict[str, tuple[str, str]] = {}
 
 
-def _number(name: str, default: float, kind: type = float):
+def _number(name: str, default: float, kind: type = float) -> Any:
     raw = os.environ.get(name)
     try:
         return kind(raw) if raw not in (None, "") else kind(default)
@@ -38,8 +39,8 @@ def _flag(name: str, default: bool) -> bool:
 
 
 # --- where things are ------------------------------------------------------------------------------------------
-VAR_DIR = Path(env.str("CONTIMG_VAR_DIR", default=str(BASE_DIR / "var"))).absolute()
-CONTIMG_PRODUCTS_ROOT = Path(env.str("CONTIMG_PRODUCTS_ROOT", default=str(VAR_DIR / "products"))).absolute()
+VAR_DIR = BASE_DIR / env.str("CONTIMG_VAR_DIR", default="var")
+CONTIMG_PRODUCTS_ROOT = BASE_DIR / env.str("CONTIMG_PRODUCTS_ROOT", default=str(VAR_DIR / "products"))
 
 
 def _secret_key() -> str:
@@ -149,6 +150,7 @@ AUTH_PASSWORD_VALIDATORS = [
 
 LANGUAGE_CODE = "en"
 USE_I18N = False
+FORMAT_MODULE_PATH = ["contimg.formats"]
 USE_TZ = True
 TIME_ZONE = "UTC"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Self
 
 from django.db import models
@@ -24,7 +25,7 @@ def healpix_index(ra_deg: float, dec_deg: float) -> int:
     return int(healpix_indices([ra_deg], [dec_deg])[0])
 
 
-def healpix_indices(ra_deg, dec_deg) -> list[int]:
+def healpix_indices(ra_deg: Iterable[float], dec_deg: Iterable[float]) -> list[int]:
     """The nested HEALPix cells of many ICRS positions at HEALPIX_DEPTH."""
     import astropy.units as u
     import cdshealpix
@@ -56,7 +57,7 @@ def cone_ranges(ra_deg: float, dec_deg: float, radius_deg: float) -> tuple[tuple
         depth -= 1
 
 
-def _merged(ipix, cell_depth) -> tuple[tuple[int, int], ...]:
+def _merged(ipix: Iterable[int], cell_depth: Iterable[int]) -> tuple[tuple[int, int], ...]:
     spans = sorted(
         (int(i) << 2 * (HEALPIX_DEPTH - int(d)), (int(i) + 1) << 2 * (HEALPIX_DEPTH - int(d)))
         for i, d in zip(ipix, cell_depth, strict=True)
@@ -70,7 +71,7 @@ def _merged(ipix, cell_depth) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
-def separation_expression(ra_deg: float, dec_deg: float):
+def separation_expression(ra_deg: float, dec_deg: float) -> models.ExpressionWrapper:
     """Great-circle distance in degrees as a database expression (haversine: exact for small angles and poles)."""
     half_dra = Radians(F("ra_deg") - Value(float(ra_deg))) / 2.0
     half_ddec = Radians(F("dec_deg") - Value(float(dec_deg))) / 2.0

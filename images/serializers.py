@@ -24,7 +24,6 @@ class ImageSerializer(FactsSerializer):
 
 
 class ImageDetailSerializer(ImageSerializer):
-    separation_deg = None
     missing_subbands = serializers.ListField(child=serializers.IntegerField())
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
     assessment = VerdictSerializer(allow_null=True)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 from django.http import Http404, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -12,10 +10,11 @@ from contimg.api.errors import ProblemSerializer
 from contimg.api.files import file_response
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.viewsets import ReadOnlyResource
-from contimg.products import inside, product_path
+from contimg.products import product_path
 from images.filters import ImageFilter
 from images.models import Image
 from images.serializers import ImageDetailSerializer, ImageSerializer
+from images.services import image_file
 
 FITS = "application/fits"
 PNG = "image/png"
@@ -41,7 +40,7 @@ class ImageViewSet(ReadOnlyResource):
     def fits(self, request: Request, pk: str) -> HttpResponseBase:
         """The FITS file, whole or by byte range."""
         image = self.get_object()
-        return file_response(request, _fits_path(image), content_type=FITS, etag=image.checksum)
+        return file_response(request, image_file(image=image), content_type=FITS, etag=image.checksum)
 
     @extend_schema(responses={(200, PNG): OpenApiTypes.BINARY, (206, PNG): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, url_path="preview.png", content_negotiation_class=FileNegotiation)
@@ -51,7 +50,3 @@ class ImageViewSet(ReadOnlyResource):
         if not image.preview_path:
             raise Http404
         return file_response(request, product_path(image.preview_path), content_type=PNG, etag=image.recipe)
-
-
-def _fits_path(image: Image) -> Path:
-    return product_path(image.path) if image.root is None else inside(Path(image.root.path), image.path)

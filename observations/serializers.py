@@ -40,7 +40,6 @@ class SubbandGroupSerializer(FactsSerializer):
 
 
 class SubbandGroupDetailSerializer(SubbandGroupSerializer):
-    separation_deg = None
     files = SubbandFileSerializer(many=True)
     measurement_sets = MeasurementSetReferenceSerializer(many=True)
 
@@ -74,7 +73,6 @@ class MeasurementSetSerializer(FactsSerializer):
 
 
 class MeasurementSetDetailSerializer(MeasurementSetSerializer):
-    separation_deg = None
     antennas = serializers.ListField(child=serializers.CharField())
     tables_applied = AppliedTableSerializer(source="applied_tables", many=True)
     calibrated_sets = MeasurementSetReferenceSerializer(many=True)

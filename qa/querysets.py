@@ -7,6 +7,8 @@ from typing import Self
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 
+from contimg.querysets import related
+
 
 class AssessmentQuerySet(models.QuerySet):
     def current(self) -> Self:
@@ -27,7 +29,7 @@ class AssessmentQuerySet(models.QuerySet):
 
     def objected_by(self, rule: str) -> Self:
         """Verdicts in which this rule warned or failed."""
-        findings = self.model._meta.get_field("findings").related_model.objects
+        findings = related(self.model, "findings")
         return self.filter(
             Exists(findings.filter(assessment=OuterRef("pk"), rule=rule, outcome__in=("warn", "fail")))
         )

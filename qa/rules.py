@@ -23,18 +23,17 @@ def judge(
 ) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
 
-    A metric that is missing or NaN makes the grade unknown, never a pass. `skipped` names metrics that cannot be
-    judged on this subject, with the reason: what was not judged is at best good.
+    A metric that is missing or NaN makes the grade unknown, never a pass. `skipped` names metrics that do not apply to
+    this subject, with the reason; when nothing applies the grade is unknown.
     """
     skipped = skipped or {}
     findings = [_finding(rule, metrics.get(rule.metric), skipped.get(rule.metric)) for rule in rules]
+    judged = [finding for finding in findings if finding.metric not in skipped]
+    if not judged or any(finding.outcome == Finding.Outcome.SKIP for finding in judged):
+        return Verdict(Grade.UNKNOWN, findings)
     grade = Grade.EXCELLENT
-    for finding in findings:
-        if finding.outcome == Finding.Outcome.SKIP:
-            if finding.metric not in skipped:
-                return Verdict(Grade.UNKNOWN, findings)
-            grade = worse(grade, Grade.GOOD)
-        elif _speaks(finding, finding.value):
+    for finding in judged:
+        if _speaks(finding, finding.value):
             grade = worse(grade, Grade(finding.grade))
     return Verdict(grade, findings)
 

@@ -6,6 +6,7 @@ from typing import Self
 
 from django.db.models import Prefetch
 
+from contimg.querysets import related
 from contimg.sky import PositionQuerySet
 
 
@@ -15,11 +16,9 @@ class SourceQuerySet(PositionQuerySet):
 
     def for_detail(self) -> Self:
         """With `forced_measurements`: which images have a flux of it."""
-        forced = self.model._meta.get_field("measurements").related_model.objects.forced()
+        forced = related(self.model, "measurements").forced()
         return self.prefetch_related(
-            Prefetch(
-                "measurements", forced.only("source", "image").order_by("image_id"), to_attr="forced_measurements"
-            )
+            Prefetch("measurements", forced.only("source", "image").order_by("image_id"), to_attr="forced_measurements")
         )
 
 
@@ -30,9 +29,13 @@ class MeasurementQuerySet(PositionQuerySet):
     def fitted(self) -> Self:
         return self.filter(is_forced=False)
 
+    def of_tiles(self) -> Self:
+        """Of current tiles: a mosaic holds the same photons again, and an external image another flux scale."""
+        return self.filter(image__is_current=True, image__kind="tile")
+
     def counted(self) -> Self:
-        """What statistics may use: forced fluxes of current images that quality assessment did not reject."""
-        return self.forced().filter(image__is_current=True).exclude(image__grade="poor")
+        """What statistics may use: forced fluxes of current tiles that quality assessment did not reject."""
+        return self.forced().of_tiles().exclude(image__grade="poor")
 
     def with_links(self) -> Self:
         return self.select_related("source", "image")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
 from contimg.api.serializers import FactsSerializer, SeparationField
@@ -18,7 +20,6 @@ class SourceSerializer(FactsSerializer):
 
 
 class SourceDetailSerializer(SourceSerializer):
-    separation_deg = None
     images = serializers.SerializerMethodField(help_text="Ids of the images that cover it and have its forced flux.")
 
     class Meta(SourceSerializer.Meta):
@@ -26,7 +27,7 @@ class SourceDetailSerializer(SourceSerializer):
             *SourceSerializer.Meta.fields[:-1], "position_err_arcsec", "statistics_reason", "images", "created_at",
         ]  # fmt: skip
 
-    def get_images(self, source: Source) -> list[int]:
+    def get_images(self, source: Any) -> list[int]:
         return [measurement.image_id for measurement in source.forced_measurements]
 
 
@@ -43,7 +44,6 @@ class MeasurementSerializer(FactsSerializer):
 
 
 class MeasurementDetailSerializer(MeasurementSerializer):
-    separation_deg = None
     source_name = serializers.CharField(source="source.name")
     image_name = serializers.CharField(source="image.name")
     image_grade = serializers.CharField(source="image.grade")
@@ -76,10 +76,17 @@ class _PointSerializer(serializers.Serializer):
     grade = serializers.CharField()
 
 
+class _NotCoveredSerializer(serializers.Serializer):
+    image = serializers.IntegerField()
+    name = serializers.CharField()
+    observed_at = serializers.DateTimeField(allow_null=True)
+    reason = serializers.CharField()
+
+
 class LightCurveSerializer(serializers.Serializer):
     """What `sources.services.light_curve` gives, for the schema."""
 
-    source = serializers.IntegerField()
+    source = serializers.IntegerField()  # type: ignore[assignment]
     points = _PointSerializer(many=True)
-    not_covered = serializers.ListField(child=serializers.IntegerField())
+    not_covered = _NotCoveredSerializer(many=True)
     statistics = _StatisticsSerializer()

@@ -6,6 +6,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from contimg.api.viewsets import ReadOnlyResource
+from sources import services
 from sources.filters import MeasurementFilter, SourceFilter
 from sources.models import Measurement, Source
 from sources.serializers import (
@@ -32,8 +33,6 @@ class SourceViewSet(ReadOnlyResource):
     @action(detail=True, url_path="light-curve")
     def light_curve(self, request: Request, pk: str) -> Response:
         """Every epoch that covered the source, and the statistics of those that count."""
-        from sources import services
-
         return Response(services.light_curve(source=self.get_object()))
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from rest_framework.test import APIClient
 
+pytest_plugins = ["tests.science"]
+
 
 @pytest.fixture(autouse=True)
 def products_root(tmp_path: Path, settings) -> Path:

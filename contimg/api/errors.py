@@ -50,7 +50,9 @@ class ProblemSerializer(serializers.Serializer):
     instance = serializers.CharField(help_text="The path that was asked for.")
     code = serializers.CharField(help_text="Stable; docs/errors.md lists them.")
     request_id = serializers.CharField(allow_null=True)
-    errors = FieldError(many=True, help_text="One for each wrong parameter or field; empty for other errors.")
+    errors = FieldError(  # type: ignore[assignment]
+        many=True, help_text="One for each wrong parameter or field; empty for other errors."
+    )
 
     class Meta:
         ref_name = "Problem"

@@ -92,7 +92,7 @@ class ListFilter(FilterSet):
         if lookup_type == "isnull":
             return StrictBooleanFilter, {}
         if isinstance(field, models.GeneratedField):
-            field = field.output_field
+            field = field.output_field or field
         return super().filter_for_lookup(field, lookup_type)
 
 

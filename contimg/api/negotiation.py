@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from rest_framework.exceptions import ValidationError
 from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
@@ -13,10 +13,11 @@ from rest_framework.request import Request
 class Negotiation(DefaultContentNegotiation):
     """An unknown `?format=` is a wrong parameter, not a missing page."""
 
-    def filter_renderers(self, renderers: Sequence[BaseRenderer], format: str) -> list[BaseRenderer]:
-        found = [renderer for renderer in renderers if renderer.format == format]
+    def filter_renderers(self, renderers: Iterable[BaseRenderer], format: str) -> list[BaseRenderer]:
+        offered = list(renderers)
+        found = [renderer for renderer in offered if renderer.format == format]
         if not found:
-            valid = ", ".join(renderer.format for renderer in renderers)
+            valid = ", ".join(renderer.format for renderer in offered)
             raise ValidationError(
                 {"format": f"There is no such format here; valid are {valid}."}, code="unknown_format"
             )
@@ -27,6 +28,7 @@ class FileNegotiation(BaseContentNegotiation):
     """A file is what it is, whatever the Accept header hopes for."""
 
     def select_renderer(
-        self, request: Request, renderers: list[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        return renderers[0], renderers[0].media_type
+        first = next(iter(renderers))
+        return first, first.media_type

@@ -55,9 +55,7 @@ class Cursor:
 class KeysetPagination(BasePagination):
     template = "rest_framework/pagination/previous_and_next.html"
 
-    def paginate_queryset(
-        self, queryset: QuerySet[Any], request: Request, view: APIView | None = None
-    ) -> list[models.Model]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
         self.display_page_controls = True
         self.url = request.build_absolute_uri()
         self.signer = Signer(salt=_list_identity(request))
@@ -137,7 +135,7 @@ class Order:
 
     @classmethod
     def of(cls, queryset: QuerySet[Any]) -> Order:
-        first, *rest = queryset.query.order_by
+        first, *rest = map(str, queryset.query.order_by)
         name = first.lstrip("-")
         if any(term.lstrip("-") != "id" for term in rest):
             raise ValueError(f"A keyset list is ordered by one column and id, not by {queryset.query.order_by}.")
@@ -222,9 +220,11 @@ def _estimated_count(queryset: QuerySet[Any]) -> int:
 def _output_field(queryset: QuerySet[Any], name: str) -> models.Field[Any, Any]:
     annotation = queryset.query.annotations.get(name)
     if annotation is not None:
-        return annotation.output_field  # type: ignore[return-value]
-    field = queryset.model._meta.get_field(name)
-    return field.output_field if isinstance(field, GeneratedField) else field  # type: ignore[return-value]
+        return annotation.output_field
+    field: Any = queryset.model._meta.get_field(name)
+    if isinstance(field, GeneratedField):
+        field = field.output_field
+    return field
 
 
 def _limit(request: Request) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,9 @@ MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
 class FactsSerializer(serializers.ModelSerializer):
     """A model's fields, none of them writable; all of them are therefore required in the schema of the answer."""
 
-    def include_extra_kwargs(self, kwargs: dict[str, Any], extra_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def include_extra_kwargs(
+        self, kwargs: MutableMapping[str, Any], extra_kwargs: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
         return super().include_extra_kwargs(kwargs, {**extra_kwargs, "read_only": True})
 
 
@@ -23,7 +26,7 @@ class MjdField(serializers.FloatField):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(read_only=True, **kwargs)
 
-    def to_representation(self, value: datetime) -> float:
+    def to_representation(self, value: datetime) -> float:  # type: ignore[override]
         return (value - MJD_EPOCH).total_seconds() / 86_400
 
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import astropy.units as u
 import numpy as np
@@ -37,6 +38,7 @@ from images.engines.fits_cards import Beam
 BLOCK_PX = 4_000_000
 MEDIAN_PX = 16_000_000  # above this the median and MAD are of every k-th pixel: their error stays below 0.05 %
 MAD_TO_RMS = 1.4826  # of a normal distribution
+ImageHDU: TypeAlias = fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU
 GZIP_MAGIC, FITS_MAGIC = b"\x1f\x8b", b"SIMPLE  ="
 
 # What a content checksum covers besides the pixels: coordinates, beam, unit, frequency. Never dates, never history.
@@ -326,8 +328,7 @@ def _parsing(path: Path) -> Iterator[None]:
 
 def _plane(path: Path, hdus: fits.HDUList, size_bytes: int) -> Plane:
     with _parsing(path):
-        hdu, header, history = _image(path, hdus)
-        sky_axes = cards.sky_axes(header)
+        hdu, header, history, sky_axes = _image(path, hdus)
         wcs = _wcs(path, header, sky_axes)
         _refuse_truncated(path, hdu, size_bytes)
         return Plane(
@@ -342,7 +343,7 @@ def _plane(path: Path, hdus: fits.HDUList, size_bytes: int) -> Plane:
         )
 
 
-def _refuse_truncated(path: Path, hdu: fits.PrimaryHDU | fits.ImageHDU, size_bytes: int) -> None:
+def _refuse_truncated(path: Path, hdu: ImageHDU, size_bytes: int) -> None:
     if isinstance(hdu, fits.CompImageHDU):
         return  # its size is that of the image it expands to
     end = hdu.fileinfo()["datLoc"] + hdu.size
@@ -354,7 +355,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _image(path: Path, hdus: fits.HDUList) -> tuple[fits.PrimaryHDU | fits.ImageHDU, fits.Header, list[str]]:
+def _image(path: Path, hdus: fits.HDUList) -> tuple[ImageHDU, fits.Header, list[str], tuple[int, int]]:
     """The first image with both sky axes: the primary, or an extension behind an empty primary."""
     has_image = False
     for hdu in hdus:
@@ -362,8 +363,9 @@ def _image(path: Path, hdus: fits.HDUList) -> tuple[fits.PrimaryHDU | fits.Image
             continue
         has_image = True
         header, history = cards.split(hdu.header)
-        if cards.sky_axes(header):
-            return hdu, header, history
+        sky_axes = cards.sky_axes(header)
+        if sky_axes:
+            return hdu, header, history, sky_axes
     if has_image:
         raise NoWcs(f"{path.name} has no celestial WCS (CTYPE such as RA---SIN), so nobody knows what it shows.")
     raise NoImage(f"{path.name} holds no image of two or more axes.")
@@ -450,5 +452,5 @@ def _checksum(plane: Plane) -> str:
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     for block in plane.blocks():
         block[np.isnan(block)] = np.nan
-        digest.update(np.ascontiguousarray(block, dtype=block.dtype.newbyteorder(">")))
+        digest.update(np.ascontiguousarray(block, dtype=block.dtype.newbyteorder(">")).data)
     return digest.hexdigest()

@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 
 from astropy.io import fits
 from astropy.time import Time
-from erfa import ErfaWarning
 
 PLAUSIBLE_HZ = (1e6, 3e12)  # from the ionosphere's cutoff to the far infrared
-FIRST_RADIO_OBSERVATION = datetime(1931, 1, 1, tzinfo=UTC)  # Jansky; MJD-OBS = 0 is not a date
+FIRST_RADIO_OBSERVATION = datetime(1931, 1, 1, tzinfo=UTC)  # Jansky; MJD-OBS = 0 is not a date, next year may be simulated
 COMMENTARY = frozenset({"HISTORY", "COMMENT", ""})
 
 
@@ -277,9 +276,9 @@ def _scale(header: fits.Header) -> str:
 
 def _checked(make: Callable[[], Time]) -> datetime | None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ErfaWarning)  # "dubious year": refused below
+        warnings.simplefilter("ignore")  # ERFA's "dubious year": refused below
         try:
             moment = make().utc.to_datetime(timezone=UTC)
         except (ValueError, OverflowError):
             return None
-    return moment if FIRST_RADIO_OBSERVATION <= moment <= datetime.now(UTC) + timedelta(days=1) else None
+    return moment if FIRST_RADIO_OBSERVATION <= moment <= datetime.now(UTC) + timedelta(days=366) else None

@@ -119,9 +119,10 @@ def _draw_pixels(axes: WCSAxes, plane: Plane, pixels: np.ndarray, step: int, rms
 def _norm(pixels: np.ndarray, rms: float) -> ImageNormalize:
     finite = pixels[np.isfinite(pixels)]
     low, high = ZScaleInterval().get_limits(finite)
-    high = max(high, min(float(finite.max()), BRIGHTEST_RMS * rms))
+    brightest = float(finite.max())
+    high = max(high, min(brightest, BRIGHTEST_RMS * rms) if rms else brightest)
     if not high > low:
-        low, high = low - 0.5, low + 0.5
+        high = low + max(1.0, abs(low) * 1e-3)
     softening = SOFTENING_RMS * rms / (high - low) or 0.1
     return ImageNormalize(vmin=low, vmax=high, stretch=AsinhStretch(min(softening, 1.0)), clip=False)
 
@@ -184,18 +185,17 @@ def _draw_beam(axes: WCSAxes, plane: Plane, beam: Beam) -> None:
     margin = 0.012 * max(plane.width_px, plane.height_px)
     centre = half + 2.2 * margin
     corner, size = centre - half - margin, 2 * (half + margin)
-    box = FancyBboxPatch(corner, *size, boxstyle=f"round,pad=0,rounding_size={margin}", fc=GROUND, ec="none", alpha=0.6)
-    axes.add_patch(box)
-    axes.add_patch(Polygon(outline + centre, closed=True, facecolor=BEAM, edgecolor=BEAM, linewidth=0.6))
-    beside = (corner[0] + size[0] + margin / 2, centre[1])
-    axes.text(
-        *beside,
-        "beam",
-        color=BEAM,
-        fontsize=8.5,
-        va="center",
-        bbox={"fc": GROUND, "ec": "none", "alpha": 0.6, "pad": 1.5},
+    style = f"round,pad=0,rounding_size={margin}"
+    box = FancyBboxPatch(
+        corner, size[0], size[1], boxstyle=style, facecolor=GROUND, edgecolor="none", alpha=0.6, zorder=4
     )
+    axes.add_patch(box)
+    axes.add_patch(Polygon(outline + centre, facecolor=BEAM, edgecolor=BEAM, linewidth=0.6, zorder=5))  # above the grid
+    axes.text(
+        corner[0] + size[0] + margin / 2, centre[1], "beam",
+        color=BEAM, fontsize=8.5, va="center", zorder=5,
+        bbox={"facecolor": GROUND, "edgecolor": "none", "alpha": 0.6, "pad": 1.5},
+    )  # fmt: skip
 
 
 def _beam_outline_px(degrees_per_pixel: np.ndarray, beam: Beam) -> np.ndarray:

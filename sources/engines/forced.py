@@ -97,6 +97,12 @@ def force(*, files: ImageFiles, ra_deg: ArrayLike, dec_deg: ArrayLike, flux_syst
     )
 
 
+def responses(*, files: ImageFiles, ra_deg: ArrayLike, dec_deg: ArrayLike) -> NDArray:
+    """The primary beam at ICRS positions; NaN off the image."""
+    with open_plane(files.image) as plane:
+        return primary_beam_at(files, plane, *pixels(plane, ra_deg, dec_deg))
+
+
 # --- where --------------------------------------------------------------------------------------------------------
 def pixels(plane: Plane, ra_deg: ArrayLike, dec_deg: ArrayLike) -> tuple[NDArray, NDArray]:
     """0-based pixel positions; NaN for what is off the image or behind the tangent plane."""

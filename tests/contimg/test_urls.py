@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 
 import pytest
 from django.core.management import call_command
@@ -8,10 +10,10 @@ from django.core.management import call_command
 from contimg.urls import router
 from tests import factories
 
-# What API.md promises of each list.
+# What version 1 promises of each list.
 FIELDS = {
-    "images": "id, kind, name, observed_at, mjd, epoch, ra_deg, dec_deg, frequency_hz, bandwidth_hz, width_px, height_px,"
-    "pixel_arcsec, bmaj_arcsec, bmin_arcsec, bpa_deg, rms_jy_per_beam, peak_jy_per_beam, dynamic_range,"
+    "images": "id, kind, name, observed_at, mjd, epoch, ra_deg, dec_deg, frequency_hz, bandwidth_hz, width_px,"
+    "height_px, pixel_arcsec, bmaj_arcsec, bmin_arcsec, bpa_deg, rms_jy_per_beam, peak_jy_per_beam, dynamic_range,"
     "is_primary_beam_corrected, grade, grade_source, is_suspect, measurement_set, created_at",
     "measurement-sets": "id, name, observed_at, mjd, duration_s, ra_deg, dec_deg, frequency_hz, n_antennas, n_channels,"
     "flagged_fraction, size_bytes, is_calibrated, calibrated_from",
@@ -97,3 +99,14 @@ def test_the_start_page_of_a_private_installation_shows_nothing_without_a_login(
     settings.CONTIMG_PUBLIC_READ = False
     assert "log in" in client.get("/").content.decode()
     assert "What is here" in admin_client.get("/").content.decode()
+
+
+def test_a_web_process_imports_no_engine():
+    script = (
+        "import django; django.setup();"
+        "import sys, contimg.urls;"
+        "print([name for name in sys.modules if '.engines.' in name"
+        " or name in ('pyuvdata', 'casacore', 'ducc0', 'bdsf', 'photutils', 'matplotlib', 'astropy', 'scipy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.factories import AppliedTableFactory, CalibratedSetFactory, MeasurementSetFactory, SubbandFileFactory
-from tests.factories import SubbandGroupFactory
+from tests.factories import (
+    AppliedTableFactory,
+    CalibratedSetFactory,
+    MeasurementSetFactory,
+    SubbandFileFactory,
+    SubbandGroupFactory,
+)
 
 
 @pytest.mark.django_db

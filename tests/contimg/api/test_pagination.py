@@ -119,7 +119,7 @@ def test_a_page_reads_by_position_and_never_by_offset(api):
 
 @pytest.mark.django_db
 def test_rows_that_come_and_go_do_not_shift_the_pages(api):
-    first, second, third, fourth = SourceFactory.create_batch(4)
+    first, _, third, fourth = SourceFactory.create_batch(4)
     page = api.get(SOURCES, {"limit": 2, "ordering": "id"}).json()
     first.delete()
     assert [row["id"] for row in api.get(page["next"]).json()["results"]] == [third.pk, fourth.pk]

@@ -1,0 +1,56 @@
+"""A simulated week through the real pipeline, with its results held against the truth: `manage.py demo`."""
+
+from __future__ import annotations
+
+import resource
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+
+from observations.engines.night_plan import TRUTH_FILE
+from sources.models import Source
+
+
+class Command(BaseCommand):
+    help = "Simulate six sidereal days of two tiles, process them, compare with the truth, draw a light curve."
+
+    def handle(self, **options: Any) -> None:
+        folder = settings.VAR_DIR / "raw"
+        with self._step("database"):
+            call_command("migrate", verbosity=0)
+        if not (folder / TRUTH_FILE).exists():  # the truth is written last: without it the simulation is not whole
+            with self._step("simulation"):
+                call_command("simulate", folder, tiles=2, nights=6, damage=True)
+        with self._step("pipeline"):
+            call_command("process", folder, settle_s=0)
+        with self._step("comparison with the truth"):
+            call_command("compare_with_truth", folder / TRUTH_FILE)
+        variable = Source.objects.variable().order_by("-eta").first()
+        if variable is not None:
+            call_command("light_curve", variable.name, png=settings.VAR_DIR / "light_curve.png")
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.stdout.write(f"\npeak memory {peak_bytes / 1e9:.2f} GB; files are in {settings.VAR_DIR}")
+        self._invite()
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self.stdout.write(self.style.MIGRATE_HEADING(f"== {name}"))
+        started = time.monotonic()
+        yield
+        self.stdout.write(f"   {name}: {time.monotonic() - started:.0f} s\n")
+
+    def _invite(self) -> None:
+        """A user `admin`; its password is shown once and stored only as a hash."""
+        users = get_user_model().objects
+        if not users.filter(username="admin").exists():
+            password = secrets.token_urlsafe(12)
+            users.create_superuser("admin", password=password)
+            self.stdout.write(f"user: admin   password: {password}   (shown once)")
+        self.stdout.write("`make run` serves it all: http://127.0.0.1:8000/ (API under /api/v1/, admin under /admin/)")
