@@ -11,7 +11,7 @@ run: .venv/base
 	CONTIMG_ENV_FILE=demo.env .venv/bin/granian --interface wsgi --workers 2 --blocking-threads 4 contimg.wsgi:application
 
 test: .venv/dev
-	$(PY) -m pytest -n 2 --dist loadgroup
+	tests/run
 
 check: .venv/dev
 	$(PY) -m ruff check .

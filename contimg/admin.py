@@ -68,7 +68,9 @@ class FactsInline(ReadOnly, admin.TabularInline):
 def json_text(field: str) -> Column:
     @admin.display(description=field.replace("_", " "))
     def shown(row: Any) -> SafeString:
-        return format_html('<pre class="facts">{}</pre>', json.dumps(getattr(row, field), indent=1, sort_keys=True))
+        value = getattr(row, field)
+        text = json.dumps(value)
+        return format_html('<pre class="facts">{}</pre>', text if len(text) < 80 else json.dumps(value, indent=1))
 
     return shown
 

@@ -7,6 +7,7 @@ set's row order); the measurement set is not touched.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -97,8 +98,10 @@ def _load(path: Path, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarra
         seconds.append(rows.antenna2)
     n_baselines = header.n_rows // n_times
     shape = (n_times, n_baselines, *amplitudes[0].shape[1:])
-    antenna1, antenna2 = np.concatenate(firsts)[:n_baselines], np.concatenate(seconds)[:n_baselines]
-    return np.concatenate(amplitudes).reshape(shape), np.concatenate(flags).reshape(shape), antenna1, antenna2
+    antenna1, antenna2 = (np.concatenate(x).reshape(n_times, n_baselines) for x in (firsts, seconds))
+    if (antenna1 != antenna1[0]).any() or (antenna2 != antenna2[0]).any():
+        raise BrokenMeasurementSet(f"{path.name} has its baselines in another order at some integration.")
+    return np.concatenate(amplitudes).reshape(shape), np.concatenate(flags).reshape(shape), antenna1[0], antenna2[0]
 
 
 def _clip_baselines(amplitude: np.ndarray, flags: np.ndarray, sigma: float) -> None:
@@ -116,18 +119,25 @@ def _clip_baselines(amplitude: np.ndarray, flags: np.ndarray, sigma: float) -> N
 def _clip_array(amplitude: np.ndarray, flags: np.ndarray, cross: np.ndarray, sigma: float) -> None:
     """Flag integrations and channels in which the whole array is too loud: weak interference seen by all. In place."""
     kept = np.where(flags[:, cross], np.nan, amplitude[:, cross])
-    level = np.nanmedian(kept, axis=(0, 2), keepdims=True)
+    level = _nanmedian(kept, axis=(0, 2), keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         loudness = _nanmean(kept / level, axis=1)  # (integration, channel, polarization)
     for pol in range(loudness.shape[-1]):
         plane = loudness[..., pol]
-        by_channel = np.nanmedian(plane, axis=0)
-        expected = np.where(np.isfinite(by_channel), by_channel, np.nanmedian(by_channel))
+        by_channel = _nanmedian(plane, axis=0)
+        expected = np.where(np.isfinite(by_channel), by_channel, _nanmedian(by_channel))
         expected = median_filter(expected, size=min(9, expected.size), mode="nearest")
         excess = plane - expected
-        spread = MAD_TO_SIGMA * np.nanmedian(np.abs(excess - np.nanmedian(excess)))
+        spread = MAD_TO_SIGMA * _nanmedian(np.abs(excess - _nanmedian(excess)))
         loud = np.nan_to_num(excess) > max(sigma * spread, 0.02)
         flags[np.broadcast_to(loud[:, None, :, None], flags.shape)] = True
+
+
+def _nanmedian(values: np.ndarray, **options) -> np.ndarray:
+    """As numpy.nanmedian, without its warning where all are missing (then NaN)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(values, **options)
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:

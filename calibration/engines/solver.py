@@ -245,7 +245,8 @@ def _spectral_windows(solution: Solution, header: Header, in_data: np.ndarray) -
 def phase_scatter_deg(solution: Solution, frequency_hz: np.ndarray) -> float | None:
     """Median over antennas and polarizations of the phase scatter after removing each one's mean and delay slope.
 
-    The slope is found from the steps between neighbouring channels, which needs no unwrapping.
+    Each half of the channels is compared with the delay of the other half. A delay fitted to the same channels fits
+    random phases too well: with 64 channels they came out at 86 degrees and not at 104, and passed the gate at 90.
     """
     scatters = []
     for gains, flags in zip(solution.gains, solution.flags, strict=True):
@@ -258,10 +259,18 @@ def phase_scatter_deg(solution: Solution, frequency_hz: np.ndarray) -> float | N
 
 def _scatter_about_delay(gains: np.ndarray, frequency_hz: np.ndarray) -> float:
     unit = gains / np.abs(gains)
-    delays = np.arange(-200, 201) * 0.25e-9
     offset = frequency_hz - frequency_hz.mean()
-    spectrum = np.abs(np.exp(-2j * np.pi * np.outer(delays, offset)) @ unit)
-    best = unit * np.exp(-2j * np.pi * delays[np.argmax(spectrum)] * offset)
-    phase = np.angle(best * np.conj(best.sum()))
-    slope = np.polyfit(offset, phase, 1)
-    return float(np.degrees(np.std(phase - np.polyval(slope, offset))))
+    half = np.random.default_rng(0).permutation(unit.size) % 2 == 0  # random: every second would be a coarse comb
+    misfit = [unit[~used] * np.conj(_delay(unit[used], offset[used], offset[~used])) for used in (half, ~half)]
+    return float(np.degrees(np.sqrt((np.angle(np.concatenate(misfit)) ** 2).mean())))
+
+
+def _delay(unit: np.ndarray, offset_hz: np.ndarray, wanted_hz: np.ndarray) -> np.ndarray:
+    """The delay that unit gains have, as unit gains at other frequencies. A search over delays needs no unwrapping."""
+    delays = np.arange(-200, 201) * 0.25e-9
+    spectrum = np.exp(-2j * np.pi * np.outer(delays, offset_hz)) @ unit
+    best = np.argmax(np.abs(spectrum))
+    flat = unit * np.exp(-2j * np.pi * delays[best] * offset_hz) * np.conj(spectrum[best]) / np.abs(spectrum[best])
+    slope = np.polyfit(offset_hz, np.angle(flat), 1)
+    phase = 2 * np.pi * delays[best] * wanted_hz + np.angle(spectrum[best]) + np.polyval(slope, wanted_hz)
+    return np.exp(1j * phase)

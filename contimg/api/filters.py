@@ -9,6 +9,7 @@ from django import forms
 from django.db import models
 from django.db.models import QuerySet
 from django_filters import BaseInFilter, ChoiceFilter, NumberFilter
+from django_filters.fields import BaseCSVField
 from django_filters.rest_framework import BooleanFilter, DjangoFilterBackend, FilterSet, IsoDateTimeFilter
 from rest_framework.exceptions import ValidationError
 from rest_framework.filters import BaseFilterBackend
@@ -67,8 +68,17 @@ class TimeFilter(IsoDateTimeFilter):
     field_class = UtcTimeField
 
 
+class _ChoicesField(BaseCSVField):
+    def clean(self, value: list[str] | None) -> list[str] | None:
+        if value and "" in value:
+            raise forms.ValidationError("There is nothing between two commas.", code="invalid_choice")
+        return super().clean(value)
+
+
 class ChoicesFilter(BaseInFilter, ChoiceFilter):
     """One choice or several separated by commas."""
+
+    base_field_class = _ChoicesField
 
     def __init__(self, *, choices: type[models.TextChoices], **kwargs: Any) -> None:
         messages = {"invalid_choice": f"%(value)s is not one of {', '.join(choices.values)}."}

@@ -16,7 +16,7 @@ from astropy.io import fits
 from astropy.time import Time
 
 PLAUSIBLE_HZ = (1e6, 3e12)  # from the ionosphere's cutoff to the far infrared
-FIRST_RADIO_OBSERVATION = datetime(1931, 1, 1, tzinfo=UTC)  # Jansky; MJD-OBS = 0 is not a date, next year may be simulated
+FIRST_RADIO_OBSERVATION = datetime(1931, 1, 1, tzinfo=UTC)  # Jansky; MJD-OBS = 0 is no date
 COMMENTARY = frozenset({"HISTORY", "COMMENT", ""})
 
 

@@ -54,6 +54,8 @@ def write_product(
     start = header.times_s[0] / 86400 - header.integration_s / 2 / 86400
     out["DATE-OBS"] = Time(start, format="mjd", scale="utc").isot
     out["MJD-OBS"] = start
+    out["DATE-AVG"] = Time(header.mid_mjd, format="mjd", scale="utc").isot
+    out["MJD-AVG"] = header.mid_mjd
     out["TELESCOP"] = "DSA-110"
     out["ORIGIN"] = "contimg"
     for name, value in {**versions, **vars(parameters)}.items():

@@ -72,20 +72,19 @@ def briggs_weights(stokes: StokesI, *, size_px: int, pixel_rad: float, robust: f
 
 
 class _UVCells:
-    """Numbers the cells of a half plane (a visibility and its conjugate share one)."""
+    """Numbers the cells of a half plane (a visibility and its conjugate share one), out to the longest baseline."""
 
     def __init__(self, stokes: StokesI, size_px: int, pixel_rad: float) -> None:
-        self.size = size_px
-        self.number = size_px * (size_px // 2 + 1)
         self.per_hz = stokes.uvw_m[:, :2] * (size_px * pixel_rad / SPEED_OF_LIGHT_M_S)
         self.frequency_hz = stokes.frequency_hz
+        self.half = int(np.abs(self.per_hz).max() * self.frequency_hz.max()) + 1
+        self.number = (2 * self.half + 1) * (self.half + 1)
 
     def of(self, channel: int) -> np.ndarray:
         u, v = (self.per_hz * self.frequency_hz[channel]).T
         sign = np.where(v < 0, -1, 1)
-        row = np.clip(np.rint(v * sign), 0, self.size // 2).astype(np.int64)
-        column = np.clip(np.rint(u * sign) + self.size // 2, 0, self.size - 1).astype(np.int64)
-        return row * self.size + column
+        row = np.rint(v * sign).astype(np.int64)
+        return row * (2 * self.half + 1) + np.rint(u * sign).astype(np.int64) + self.half
 
 
 def effective_visibilities(stokes: StokesI, imaging: np.ndarray) -> float:

@@ -99,10 +99,9 @@ def _with_checksum(facts: ConvertedSet, output: Path) -> ConvertedSet:
 
 
 def _read(files: Sequence[Path]) -> UVData:
-    """All files as one UVData, frequency ascending. Checked against the first file one by one, to name the culprit."""
+    """All files as one UVData, frequency ascending."""
     parts = [_read_one(path) for path in files]
-    for path, part in zip(files, parts, strict=True):
-        _refuse_other_observation(path, part, files[0], parts[0])
+    _refuse_other_observation(files, parts)
     parts.sort(key=lambda part: float(part.freq_array[0]))
     first = parts[0]
     if len(parts) > 1:
@@ -126,6 +125,7 @@ def _read_one(path: Path) -> UVData:
                 fix_autos=False,
                 background_lsts=False,
             )
+        _refuse_other_shapes(uv)
     except (OSError, KeyError, ValueError) as error:
         raise SubbandUnreadable(
             f"{path.name} cannot be read as UVH5 (truncated or damaged); replace it or take it away and index again."
@@ -133,19 +133,41 @@ def _read_one(path: Path) -> UVData:
     return uv
 
 
-def _refuse_other_observation(path: Path, part: UVData, first_path: Path, first: UVData) -> None:
-    same_antennas = np.array_equal(part.ant_1_array, first.ant_1_array) and np.array_equal(
-        part.ant_2_array, first.ant_2_array
-    )
-    if not same_antennas:
-        raise SubbandsDisagree(
-            f"{path.name} has {part.Nants_data} antennas and other baselines than {first_path.name} with "
-            f"{first.Nants_data}; the files are not of one observation. Take the wrong one away and index again."
-        )
-    if np.abs(part.time_array - first.time_array).max() * 86400 > INTEGRATION_S / 2:
-        raise SubbandsDisagree(
-            f"{path.name} and {first_path.name} were integrated at other times; the files are not of one observation."
-        )
+def _refuse_other_shapes(uv: UVData) -> None:
+    """pyuvdata believes the header; its own check would look at every value."""
+    shape = (uv.Nblts, uv.Nfreqs, uv.Npols)
+    for array in (uv.data_array, uv.flag_array, uv.nsample_array):
+        if array.shape != shape:
+            raise ValueError(f"the header promises {shape}, the data are {array.shape}")
+
+
+def _refuse_other_observation(files: Sequence[Path], parts: Sequence[UVData]) -> None:
+    """Name the file that is unlike most. Compared with the first file, a wrong first file would blame a good one."""
+    usual = max(range(len(parts)), key=lambda i: sum(_same_observation(parts[i], part) for part in parts))
+    for path, part in zip(files, parts, strict=True):
+        if not _same_baselines(part, parts[usual]):
+            raise SubbandsDisagree(
+                f"{path.name} has {part.Nants_data} antennas and other baselines than {files[usual].name} with "
+                f"{parts[usual].Nants_data}; the files are not of one observation. Take the wrong one away and index "
+                "again."
+            )
+        if not _same_times(part, parts[usual]):
+            raise SubbandsDisagree(
+                f"{path.name} and {files[usual].name} were integrated at other times; the files are not of one "
+                "observation. Take the wrong one away and index again."
+            )
+
+
+def _same_observation(one: UVData, other: UVData) -> bool:
+    return _same_baselines(one, other) and _same_times(one, other)
+
+
+def _same_baselines(one: UVData, other: UVData) -> bool:
+    return np.array_equal(one.ant_1_array, other.ant_1_array) and np.array_equal(one.ant_2_array, other.ant_2_array)
+
+
+def _same_times(one: UVData, other: UVData) -> bool:
+    return bool(np.abs(one.time_array - other.time_array).max() * 86400 < INTEGRATION_S / 2)
 
 
 def _flag_bad_values(uv: UVData) -> float:

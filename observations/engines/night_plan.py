@@ -51,10 +51,10 @@ def transit(calibrator: SkySource, after: datetime) -> tuple[datetime, float]:
     use_bundled_iers()
     position = SkyCoord(calibrator.ra_deg * u.deg, calibrator.dec_deg * u.deg, frame=ICRS)
     moment = Time(after)
-    for _ in range(3):
+    for step in range(3):
         apparent = position.transform_to(TETE(obstime=moment, location=location()))
         lag_deg = (apparent.ra.deg - moment.sidereal_time("apparent", location().lon).deg) % 360
-        if lag_deg > 359.9:
+        if step and lag_deg > 180:  # the first step may be a little too long
             lag_deg -= 360
         moment = moment + lag_deg / 360 * SIDEREAL_DAY_S * u.s
     return moment.to_datetime(timezone=UTC), float(apparent.dec.deg)
@@ -141,7 +141,7 @@ def _clear_place(
     min_separation_arcsec: float,
     others: Sequence[SkyCoord],
 ) -> SkyCoord:
-    for _ in range(10_000):
+    for _ in range(1000):
         place = centre.directional_offset_by(
             rng.uniform(0, 360) * u.deg, radius_deg * np.sqrt(rng.uniform()) * u.deg
         )

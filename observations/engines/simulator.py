@@ -97,7 +97,7 @@ class TilePlan:
 
 
 def antenna_gains(instrument: Instrument, night: int, frequency_hz: np.ndarray) -> np.ndarray:
-    """True gains, shape (antenna, polarization, channel): delay, ripple and level, 1.5% and 2 deg new each night."""
+    """True gains, shape (antenna, polarization, channel): delay, ripple and level, other by 1.5% and 2 deg each night."""
     rng = np.random.default_rng([instrument.seed, 1])
     shape = (instrument.n_antennas, 2, 1)
     level = np.exp(rng.normal(0, 0.1, shape)) * np.exp(1j * rng.uniform(-np.pi, np.pi, shape))
@@ -106,7 +106,8 @@ def antenna_gains(instrument: Instrument, night: int, frequency_hz: np.ndarray) 
     offset = frequency_hz - 1.405e9
     bandpass = (1 + ripple * np.cos(2 * np.pi * offset / 90e6 + ripple_phase)) * np.exp(2j * np.pi * delay_s * offset)
     nightly = np.random.default_rng([instrument.seed, 2, night])
-    change = np.exp(nightly.normal(0, 0.015, shape)) * np.exp(1j * np.radians(nightly.normal(0, 2.0, shape)))
+    # two nights differ by the root of two times this
+    change = np.exp(nightly.normal(0, 0.0106, shape)) * np.exp(1j * np.radians(nightly.normal(0, 1.41, shape)))
     return level * bandpass * change
 
 

@@ -176,7 +176,7 @@ def test_a_dead_antenna_is_zero_and_flagged_on_all_its_baselines_and_nowhere_els
 
 def test_interference_hits_the_wanted_fraction_of_integrations_and_channels(tmp_path):
     raws = tile(tmp_path, NOISELESS, dataclasses.replace(SOURCE, rfi_fraction=0.25))
-    loud = np.stack([np.abs(raw.without_gains(NOISELESS)[:, raw.is_cross, :, 0]).min(axis=1) > 10 for raw in raws])
+    loud = np.stack([np.abs(raw.without_gains(NOISELESS)[:, raw.is_cross]).min(axis=(1, 3)) > 10 for raw in raws])
 
     assert loud.mean() == pytest.approx(0.25, abs=4 * np.sqrt(0.25 * 0.75 / loud.size))
 
@@ -198,7 +198,7 @@ def test_gains_change_by_one_to_two_percent_from_night_to_night():
     frequency_hz = np.linspace(1.31e9, 1.49e9, 32)
     ratios = [antenna_gains(instrument, n + 1, frequency_hz) / antenna_gains(instrument, n, frequency_hz) for n in range(6)]
 
-    assert 0.01 < np.abs(ratios).std() < 0.02
+    assert 0.012 < np.abs(ratios).std() < 0.018
     assert 1 < np.degrees(np.angle(ratios).std()) < 4
     assert np.abs(ratios).mean() == pytest.approx(1, abs=0.005)
 
@@ -206,8 +206,8 @@ def test_gains_change_by_one_to_two_percent_from_night_to_night():
 def test_gains_differ_between_antennas_polarizations_and_channels_and_stay_within_a_night():
     gains = antenna_gains(NOISELESS, 0, np.linspace(1.31e9, 1.49e9, 32))
 
-    assert np.unique(np.abs(gains)).size == gains.size
-    assert np.abs(gains).min() > 0.5
+    assert np.unique(gains).size == gains.size
+    assert 0.5 < np.abs(gains).min() < np.abs(gains).max() < 2
     assert np.array_equal(gains, antenna_gains(NOISELESS, 0, np.linspace(1.31e9, 1.49e9, 32)))
 
 
@@ -231,9 +231,11 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_others(tmp_path):
 
 
 def test_nothing_half_written_is_left_beside_the_files(tmp_path):
-    paths = simulate_tile(NOISELESS, SOURCE, tmp_path)
+    (tmp_path / "night").mkdir()
 
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    paths = simulate_tile(NOISELESS, SOURCE, tmp_path / "night")
+
+    assert sorted((tmp_path / "night").iterdir()) == sorted(paths)
 
 
 def test_pyuvdata_and_the_converter_read_the_files(tmp_path):
@@ -342,7 +344,7 @@ def test_the_truth_file_says_what_was_put_in(tmp_path):
     for told, real in zip(truth["tiles"], tiles, strict=True):
         read = [SkySource(**{**s, "flux_coefficients": tuple(s["flux_coefficients"])}) for s in told["sources"]]
         assert tuple(read) == real.sources
-    assert [path.name for path in tmp_path.iterdir()] == ["truth.json"]
+    assert [path.name for path in tmp_path.glob("truth*")] == ["truth.json"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 
+from contimg.urls import router
 from tests.factories import FIRST_TILE, ImageFactory, MeasurementSetFactory, SourceFactory, SubbandGroupFactory
 
 IMAGES = "/api/v1/images/"
@@ -49,6 +50,7 @@ def test_an_unknown_ordering_is_refused_and_the_valid_ones_are_named(api):
         ("observed_at__isnull", "2"),
         ("kind", "moon"),
         ("grade", "good,fine"),
+        ("grade", "good,"),
         ("measurement_set", "1.5"),
         ("measurement_set", "9223372036854775808"),
         ("name", "a\x00b"),
@@ -190,3 +192,19 @@ def test_a_cone_at_the_edges_of_its_ranges_is_taken(api, cone):
 @pytest.mark.django_db
 def test_every_resource_with_a_position_has_a_cone(api, resource):
     ids(api.get(f"/api/v1/{resource}/", {"ra_deg": 0, "dec_deg": 0, "radius_deg": 1}))
+
+
+ODD = [
+    "", " ", "0", "-1", "1e49", "-1e400", "nan", "9" * 25, "-" + "9" * 25, "true", "a\x00b", "☃", "%", "'", ",",
+    "good,", "2026-02-30", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00", "10000-01-01", "24:00",
+]  # fmt: skip
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("prefix", "view"), [(prefix, view) for prefix, view, _ in router.registry])
+def test_no_value_of_any_parameter_is_an_error_of_ours(api, prefix, view):
+    names = [*view.filterset_class.base_filters, "ordering", "format", "cursor", "limit", "count"]
+    for name in names:
+        for value in ODD:
+            response = api.get(f"/api/v1/{prefix}/", {name: value})
+            assert response.status_code in (200, 400), (name, value)

@@ -1,0 +1,57 @@
+"""A small simulated week's beginning: a calibrator tile and a science tile on each of two nights."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from observations.engines.night_plan import NightPlan, plan_nights, write_truth
+from observations.engines.simulator import Instrument, simulate_tile
+from tests.science import CALIBRATOR
+
+INSTRUMENT = Instrument(n_antennas=14, channels_per_subband=2, n_integrations=8, sefd_jy=300.0, seed=3)
+PLAN = NightPlan(
+    nights=2,
+    tiles=2,
+    start=datetime(2026, 3, 20, tzinfo=UTC),
+    sources_per_tile=4,
+    flux_min_jy=0.2,
+    flux_max_jy=1.0,
+    field_radius_deg=0.2,
+    name_skew_s=20,
+    seed=5,
+)
+# What the pipeline is told about that array, as environment and as settings.
+SETTINGS = {
+    "CONTIMG_SEFD_JY": 300.0,
+    "CONTIMG_IMAGE_SIZE_PX": 256,
+    "CONTIMG_PIXEL_ARCSEC": 8.0,
+    "CONTIMG_ENGINE_THREADS": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def night(tmp_path_factory) -> Path:
+    """A folder of raw files of four tiles. A test that changes it copies it."""
+    folder = tmp_path_factory.mktemp("night")
+    tiles = plan_nights(INSTRUMENT, PLAN, CALIBRATOR)
+    for tile in tiles:
+        simulate_tile(INSTRUMENT, tile, folder)
+    write_truth(folder / "truth.json", INSTRUMENT, PLAN, tiles)
+    return folder
+
+
+@pytest.fixture
+def small_array(settings) -> None:
+    for name, value in SETTINGS.items():
+        setattr(settings, name, value)
+
+
+def tiles_of(folder: Path) -> list[list[Path]]:
+    """The files of each tile, by the hour and day in their names (tiles are an hour apart)."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.hdf5")):
+        groups.setdefault(path.name[:13], []).append(path)
+    return list(groups.values())

@@ -1,0 +1,242 @@
+"""The main job end to end, on real engines: run, repeated, and given bad data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from io import StringIO
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from django.core.management import CommandError, call_command
+
+from batch.runner import process_tiles
+from calibration.models import CalibrationTable, FlagTable
+from contimg.exceptions import Busy
+from images.models import Image
+from observations.models import MeasurementSet, SubbandFile, SubbandGroup
+from qa.models import Assessment
+from sources.models import Catalogue, Measurement, Source
+from tests.batch.nights import tiles_of
+
+pytest_plugins = ["tests.batch.nights"]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("small_array")]
+COUNTED = (SubbandGroup, MeasurementSet, FlagTable, CalibrationTable, Image, Assessment, Catalogue, Source, Measurement)
+
+
+def process(folder: Path, **options) -> dict:
+    """Run the command; its JSON summary with the exit status added."""
+    out, status = StringIO(), 0
+    try:
+        call_command("process", folder, as_json=True, settle_s=0, stdout=out, **options)
+    except SystemExit as end:
+        status = end.code
+    return {**json.loads(out.getvalue()), "status": status}
+
+
+def counts() -> dict[str, int]:
+    return {model.__name__: model.objects.count() for model in COUNTED}
+
+
+def some_tiles(night: Path, folder: Path, *numbers: int) -> Path:
+    """A copy of some of the night's tiles, by number (0 and 2 are the calibrator's)."""
+    for number in numbers:
+        for path in tiles_of(night)[number]:
+            shutil.copy2(path, folder)
+    return folder
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def test_a_night_becomes_judged_images_sources_and_light_curves_and_again_does_nothing(night, small_array):
+    first = process(night)
+    assert first["status"] == 0
+    assert [tile["state"] for tile in first["tiles"]] == ["done"] * 4
+    assert all(len(tile["stages_run"]) == 6 for tile in first["tiles"])
+    for image in Image.objects.tiles():
+        assert image.grade not in ("poor", "unknown")
+        assert image.assessments.current().get().findings.exists()
+        assert [applied.table.kind for applied in image.measurement_set.applied_tables.order_by("table__kind")] == ["B", "G"]
+        night_of_table = image.measurement_set.applied_tables.first().table.solved_at
+        assert abs((night_of_table - image.observed_at).total_seconds()) < 3700
+    assert Source.objects.count() >= 8
+    assert Source.objects.get(name__startswith="DSA J133108").n_measurements == 2
+
+    before = counts()
+    second = process(night)
+    assert second["status"] == 0
+    assert all(tile["stages_run"] == [] for tile in second["tiles"])
+    assert counts() == before
+
+
+def test_the_numbers_agree_with_the_truth(night, small_array):
+    process(night)
+    out = StringIO()
+    with pytest.raises(SystemExit):  # four sources at this small scale are too few for every limit
+        call_command("compare_with_truth", night / "truth.json", as_json=True, stdout=out)
+        raise SystemExit
+    figures = json.loads(out.getvalue())
+    assert figures["flux_ratio_median"] == pytest.approx(1, abs=0.03)
+    assert abs(figures["ra_offset_arcsec"]) < 0.5
+    assert abs(figures["dec_offset_arcsec"]) < 0.5
+    assert figures["found_of_expected"]["above 10"][0] == figures["found_of_expected"]["above 10"][1]
+
+
+def test_a_changed_parameter_makes_a_new_version_and_keeps_the_old(night, raw, settings):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    settings.CONTIMG_ROBUST = 0.0
+    again = process(folder)
+    assert again["tiles"][0]["stages_run"] == ["image", "assess", "photometry"]
+    assert Image.objects.count() == 2
+    assert Image.objects.current().get().parameters["robust"] == 0.0
+    settings.CONTIMG_ROBUST = 0.5
+    process(folder)
+    assert Image.objects.count() == 2, "the same recipe is the same product"
+    assert Image.objects.current().get().parameters["robust"] == 0.5
+
+
+def test_a_science_tile_waits_for_calibration_and_goes_on_when_there_is_some(night, raw):
+    waiting = process(some_tiles(night, raw, 1))
+    assert (waiting["status"], waiting["tiles"][0]["state"], waiting["tiles"][0]["code"]) == (
+        1,
+        "waiting",
+        "waiting_for_calibration",
+    )
+    released = process(some_tiles(night, raw, 0))
+    assert released["status"] == 0
+    assert [tile["state"] for tile in released["tiles"]] == ["done", "done"]
+
+
+def test_tables_that_failed_their_gate_are_used_only_when_asked_and_every_product_says_so(night, raw):
+    folder = some_tiles(night, raw, 0, 1)
+    process(folder)
+    CalibrationTable.objects.update(grade="poor")
+    MeasurementSet.objects.calibrated().update(is_current=False)
+    strict = process(folder)
+    assert {tile["code"] for tile in strict["tiles"]} == {"calibration_gate_failed"}
+    lenient = process(folder, lenient=True)
+    assert lenient["status"] == 0
+    assert all(image.is_lenient for image in Image.objects.tiles().current())
+    assert all(made.is_lenient for made in MeasurementSet.objects.calibrated().current())
+
+
+def truncate(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def not_hdf5(path: Path) -> None:
+    path.write_bytes(b"not a visibility in it\n" * 100)
+
+
+@pytest.mark.parametrize(("spoil", "code"), [(truncate, "subband_truncated"), (not_hdf5, "subband_not_hdf5")])
+def test_one_bad_file_is_named_and_its_tile_goes_on_without_it(night, raw, spoil, code):
+    folder = some_tiles(night, raw, 0)
+    bad = sorted(folder.glob("*_sb07.hdf5"))[0]
+    spoil(bad)
+    summary = process(folder)
+    assert summary["status"] == 1
+    assert [(file["path"], file["code"]) for file in summary["refused_files"]] == [(bad.name, code)]
+    image = Image.objects.tiles().get()
+    assert image.missing_subbands == [7]
+
+
+def test_a_late_subband_makes_a_new_version_of_its_tile(night, raw):
+    folder = some_tiles(night, raw, 0)
+    late = sorted(folder.glob("*_sb07.hdf5"))[0]
+    late.rename(raw.parent / late.name)
+    process(folder)
+    shutil.move(raw.parent / late.name, folder)
+    again = process(folder)
+    assert again["tiles"][0]["stages_run"] == ["convert", "calibrate", "apply", "image", "assess", "photometry"]
+    assert Image.objects.tiles().current().get().missing_subbands == []
+    assert Image.objects.tiles().count() == 2
+
+
+@pytest.mark.parametrize(("n_taken_away", "n_tiles", "left"), [(1, 1, 0), (4, 1, 0), (5, 0, 1)])
+def test_fifteen_and_twelve_subbands_are_processed_and_eleven_are_named(night, raw, n_taken_away, n_tiles, left):
+    folder = some_tiles(night, raw, 0)
+    for path in sorted(folder.glob("*.hdf5"), key=lambda path: path.name[-7:])[:n_taken_away]:
+        path.unlink()
+    summary = process(folder)
+    assert (len(summary["tiles"]), len(summary["not_processed"])) == (n_tiles, left)
+    if left:
+        assert "11 of 16 subbands" in summary["not_processed"][0]["reason"]
+
+
+def test_seventeen_files_are_over_full_named_and_not_processed(night, raw):
+    folder = some_tiles(night, raw, 0)
+    (folder / "copy").mkdir()
+    shutil.copy2(sorted(folder.glob("*_sb03.hdf5"))[0], folder / "copy")
+    summary = process(folder)
+    assert summary["status"] == 1
+    assert summary["tiles"] == []
+    assert "sb03 more than once" in summary["not_processed"][0]["reason"]
+
+
+def rewrite(path: Path, name: str, change) -> None:
+    with h5py.File(path, "r+") as file:
+        file[name][...] = change(file[name][...])
+
+
+def test_a_tile_that_is_all_flagged_fails_by_name_and_the_others_go_on(night, raw):
+    folder = some_tiles(night, raw, 0, 1)
+    for path in tiles_of(folder)[1]:
+        rewrite(path, "Data/flags", np.ones_like)
+    summary = process(folder)
+    assert summary["status"] == 1
+    assert [(tile["state"], tile["code"]) for tile in summary["tiles"]] == [("done", ""), ("failed", "all_flagged")]
+    assert Image.objects.tiles().count() == 1
+
+
+def test_nan_visibilities_are_flagged_and_counted(night, raw):
+    folder = some_tiles(night, raw, 0)
+
+    def spoil(data):
+        data[: len(data) // 8] = np.nan
+        return data
+
+    for path in folder.glob("*_sb0?.hdf5"):
+        rewrite(path, "Data/visdata", spoil)
+    assert process(folder)["status"] == 0
+    assert MeasurementSet.objects.uncalibrated().get().parameters["nan_fraction"] == pytest.approx(10 / 16 / 8, rel=0.01)
+    assert np.isfinite(Image.objects.tiles().get().rms_jy_per_beam)
+
+
+def test_an_unreadable_folder_is_one_clear_sentence(tmp_path):
+    with pytest.raises(CommandError, match=r"not_readable"):
+        call_command("process", tmp_path / "nowhere")
+
+
+def test_two_runs_on_one_products_root_do_not_mix(night, products_root):
+    import fcntl
+
+    with open(products_root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Busy):
+            process_tiles(tiles=[])
+
+
+def test_a_product_deleted_behind_our_back_is_made_again(night, raw, products_root):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    image = Image.objects.tiles().get()
+    (products_root / image.path).unlink()
+    again = process(folder)
+    assert again["tiles"][0]["stages_run"][0] == "image"
+    image.refresh_from_db()
+    assert (products_root / image.path).exists()
+    assert Image.objects.count() == 1
+
+
+def test_indexing_keeps_one_row_a_file(night):
+    process(night)
+    assert SubbandFile.objects.count() == 64
