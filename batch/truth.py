@@ -59,6 +59,11 @@ def compare(truth_file: Path) -> list[TileTruth]:
     return rows
 
 
+def known(value: float | None) -> float:
+    """NaN for what was not measured: it fails every limit."""
+    return float("nan") if value is None else value
+
+
 def _sources(tile: dict) -> list[SkySource]:
     return [SkySource(**{**source, "flux_coefficients": tuple(source["flux_coefficients"])}) for source in tile["sources"]]
 
@@ -72,14 +77,14 @@ def _compare_tile(image: Image, tile: dict) -> TileTruth:
     row = TileTruth(
         name=image.name,
         grade=image.grade,
-        rms_mjy=image.rms_jy_per_beam * 1e3,
-        rms_over_thermal=image.rms_jy_per_beam / image.thermal_rms_jy_per_beam,
-        dynamic_range=image.dynamic_range,
+        rms_mjy=known(image.rms_jy_per_beam) * 1e3,
+        rms_over_thermal=known(image.rms_jy_per_beam) / known(image.thermal_rms_jy_per_beam),
+        dynamic_range=known(image.dynamic_range),
         damage=tuple(tile["damage"]),
     )
     detections = list(image.measurements.fitted())
     found = SkyCoord([m.ra_deg for m in detections] * u.deg, [m.dec_deg for m in detections] * u.deg)
-    snr = np.where(covered, flux * beam / image.rms_jy_per_beam, 0)
+    snr = np.where(covered, flux * beam / known(image.rms_jy_per_beam), 0)
     _match(row, image, detections, found, position, flux, snr)
     _count_false(row, image, detections, found, position[snr > 3])
     row.forced_pulls = list(_pulls(image, position, flux, snr, [source.scale == 1 for source in sources]))
@@ -112,8 +117,8 @@ def _match(
             break
         separation = found.separation(place).arcsec
         nearest = int(separation.argmin())
-        band = next((name for name, (low, high) in BANDS.items() if low <= snr[index] < high), None)
-        if band is None or separation[nearest] > MATCH_BEAMS * image.bmaj_arcsec:
+        band = next((name for name, (low, high) in BANDS.items() if low <= snr[index] < high), "")
+        if not band or separation[nearest] > MATCH_BEAMS * known(image.bmaj_arcsec):
             continue
         row.n_found[band] += 1
         if band == "above 10":
@@ -128,7 +133,7 @@ def _count_false(
     row: TileTruth, image: Image, detections: list[Measurement], found: SkyCoord, real: SkyCoord
 ) -> None:
     for measurement, place in zip(detections, found, strict=True):
-        if len(real) == 0 or real.separation(place).arcsec.min() > FALSE_BEAMS * image.bmaj_arcsec:
+        if len(real) == 0 or real.separation(place).arcsec.min() > FALSE_BEAMS * known(image.bmaj_arcsec):
             row.n_false += 1
             row.n_false_above_6 += measurement.snr > 6
 
@@ -144,7 +149,7 @@ def _pulls(
         if constant[index] and 3 < snr[index] < 30:
             separation = places.separation(place).arcsec
             nearest = int(separation.argmin())
-            if separation[nearest] < MATCH_BEAMS * image.bmaj_arcsec:
+            if separation[nearest] < MATCH_BEAMS * known(image.bmaj_arcsec):
                 yield (forced[nearest].flux_jy - flux[index]) / forced[nearest].flux_err_jy
 
 

@@ -93,7 +93,10 @@ class CalibrationTable(Product):
                 condition=Q(valid_until__gt=F("valid_from")), name="calibration_table_valid_interval"
             ),
         ]
-        indexes = [models.Index(fields=["valid_from", "valid_until"], name="table_validity")]
+        indexes = [
+            models.Index(fields=["valid_from", "valid_until"], name="table_validity"),
+            models.Index(fields=["created_at", "id"], name="table_created"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.set_name} {self.kind}"

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,20 +169,21 @@ def make_tables(
     from calibration.engines.solver import solve
 
     raw, model = product_path(measurement_set.path), calibrator_model(calibrator)
-    request = {
-        "measurement_set": raw,
-        "flag_table": flags,
-        "model": model,
-        "pointing_dec_deg": measurement_set.pointing_dec_deg,
-        "parameters": solving_parameters(),
-    }
+    solve_tile = partial(
+        solve,
+        measurement_set=raw,
+        flag_table=flags,
+        model=model,
+        pointing_dec_deg=measurement_set.pointing_dec_deg,
+        parameters=solving_parameters(),
+    )
     first, final, calibrated = folder / "first", folder / "final", folder / "first.ms"
     first.mkdir()
     final.mkdir()
-    alone = solve(output_folder=first, **request)
+    alone = solve_tile(output_folder=first)
     apply(measurement_set=raw, flag_table=flags, tables=[table.path for table in alone.tables], output=calibrated)
     field = image_field(calibrated, model, measurement_set.pointing_dec_deg, folder)
-    return solve(output_folder=final, field=FieldModel.read(field) if field else None, **request)
+    return solve_tile(output_folder=final, field=FieldModel.read(field) if field else None)
 
 
 @transaction.atomic
@@ -192,7 +194,8 @@ def record_tables(
     from calibration.engines import solver
 
     validity = timedelta(hours=settings.CONTIMG_CALIBRATION_VALIDITY_H)
-    set_name = f"{measurement_set.name}_{calibrator.name}_{flag_table.recipe[:8]}"
+    version = solving_recipe(flag_table=flag_table, calibrator=calibrator, kind="")
+    set_name = f"{measurement_set.name}_{calibrator.name}_{version[:8]}"
     recorded = []
     for table in solved.tables:
         row, _ = CalibrationTable.objects.update_or_create(
@@ -226,12 +229,16 @@ def record_tables(
 def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> list[CalibrationTable]:
     """The bandpass and gain tables of the valid set nearest in time, of the tile's own dec strip.
 
-    Tables that made the current calibrated set are kept while they are valid, so that a re-run changes nothing.
+    Tables that made the current calibrated set are kept while they are valid and not superseded by a newer solution
+    of the same calibrator's tile, so that a re-run changes nothing.
     Raises WaitingForCalibration when no set is valid, and CalibrationGateFailed when those that are were graded poor
     and `lenient` was not asked for.
     """
     valid = list(
-        CalibrationTable.objects.in_use().valid_at(measurement_set.observed_at).in_strip(measurement_set.pointing_dec_deg)
+        CalibrationTable.objects.in_use()
+        .valid_at(measurement_set.observed_at)
+        .in_strip(measurement_set.pointing_dec_deg)
+        .select_related("source_measurement_set")
     )
     sets = _complete_sets(valid)
     if not sets:
@@ -246,7 +253,10 @@ def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> 
             "--lenient to image with them, which every product will say."
         )
     applied = _applied_now(measurement_set)
-    return min(passed, key=lambda tables: ({t.pk for t in tables} != applied, _distance(tables, measurement_set)))
+    return min(
+        _newest_versions(passed),
+        key=lambda tables: ({t.pk for t in tables} != applied, _distance(tables, measurement_set)),
+    )
 
 
 def _complete_sets(tables: Sequence[CalibrationTable]) -> list[list[CalibrationTable]]:
@@ -266,8 +276,14 @@ def _applied_now(measurement_set: MeasurementSet) -> set[int]:
     return set(AppliedTable.objects.filter(measurement_set__in=current).values_list("table_id", flat=True))
 
 
+def _newest_versions(sets: Sequence[list[CalibrationTable]]) -> list[list[CalibrationTable]]:
+    """Of each calibrator's tile the newest solution. Else a corrected one would never replace what was applied."""
+    newest = {tables[0].source_measurement_set.group_id: tables for tables in sorted(sets, key=lambda s: s[0].pk)}
+    return list(newest.values())
+
+
 def _distance(tables: Sequence[CalibrationTable], measurement_set: MeasurementSet) -> tuple[float, int]:
-    """Nearest in time; of two versions of one solution the newer."""
+    """Nearest in time; at the same distance the newer."""
     return abs((tables[0].solved_at - measurement_set.observed_at).total_seconds()), -tables[0].pk
 
 

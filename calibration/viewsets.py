@@ -31,5 +31,5 @@ class CalibrationTableViewSet(ReadOnlyResource):
     serializer_class = CalibrationTableSerializer
     detail_serializer_class = CalibrationTableDetailSerializer
     filterset_class = CalibrationTableFilter
-    orderings = ["valid_from", "valid_until", "dec_deg", "created_at", "id"]
+    orderings = ["valid_from", "created_at", "id"]
     ordering = "-valid_from"

@@ -88,7 +88,8 @@ class Image(models.Model):
     class Meta:
         ordering = ["-observed_at", "-id"]
         constraints = [
-            models.UniqueConstraint(fields=["root", "path"], name="image_path_once", nulls_distinct=False),
+            models.UniqueConstraint(fields=["path"], condition=Q(root__isnull=True), name="image_product_once"),
+            models.UniqueConstraint(fields=["root", "path"], name="image_external_file_once"),
             models.CheckConstraint(
                 condition=Q(rms_jy_per_beam__isnull=True) | Q(rms_jy_per_beam__gte=0), name="image_rms_not_negative"
             ),
@@ -105,6 +106,10 @@ class Image(models.Model):
             models.Index(fields=["kind", "observed_at", "id"], name="image_kind_observed"),
             models.Index(fields=["grade", "observed_at", "id"], name="image_grade_observed"),
             models.Index(fields=["healpix"], name="image_healpix"),
+            models.Index(fields=["rms_jy_per_beam", "id"], name="image_rms"),
+            models.Index(fields=["dynamic_range", "id"], name="image_dynamic_range"),
+            models.Index(fields=["name", "id"], name="image_name"),
+            models.Index(fields=["created_at", "id"], name="image_created"),
         ]
 
     def __str__(self) -> str:

@@ -39,7 +39,7 @@ class MadeTile:
     clean: CleanResult
     flat_noise: FitsFacts
     corrected: FitsFacts
-    rms_jy_per_beam: float
+    rms_jy_per_beam: float | None
     thermal_rms_jy_per_beam: float
     peeled: tuple[str, ...]
 

@@ -29,10 +29,7 @@ class ImageViewSet(ReadOnlyResource):
     serializer_class = ImageSerializer
     detail_serializer_class = ImageDetailSerializer
     filterset_class = ImageFilter
-    orderings = [
-        "observed_at", "rms_jy_per_beam", "peak_jy_per_beam", "dynamic_range", "frequency_hz", "name", "created_at",
-        "id",
-    ]  # fmt: skip
+    orderings = ["observed_at", "rms_jy_per_beam", "dynamic_range", "name", "created_at", "id"]
     ordering = "-observed_at"
 
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import ExpressionWrapper, Q
 
 from contimg.models import Product
 from observations.querysets import MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
@@ -42,7 +42,9 @@ class SubbandGroup(models.Model):
     missing_subbands = models.JSONField(default=list)
     duplicate_subbands = models.JSONField(default=list)
     is_complete = models.GeneratedField(
-        expression=Q(n_subbands=N_SUBBANDS, n_files=N_SUBBANDS),
+        expression=ExpressionWrapper(
+            Q(n_subbands=N_SUBBANDS, n_files=N_SUBBANDS), output_field=models.BooleanField()
+        ),
         output_field=models.BooleanField(),
         db_persist=True,
     )
@@ -137,7 +139,9 @@ class MeasurementSet(Product):
     antennas = models.JSONField(default=list, help_text="Names of the antennas with data.")
     flagged_fraction = models.FloatField(null=True)
     is_calibrated = models.GeneratedField(
-        expression=Q(calibrated_from__isnull=False), output_field=models.BooleanField(), db_persist=True
+        expression=ExpressionWrapper(Q(calibrated_from__isnull=False), output_field=models.BooleanField()),
+        output_field=models.BooleanField(),
+        db_persist=True,
     )
     is_lenient = models.BooleanField(default=False, help_text="Made with tables that failed their gate, on request.")
     is_current = models.BooleanField(default=True, help_text="The newest version of this tile's set of this kind.")
@@ -162,6 +166,7 @@ class MeasurementSet(Product):
         indexes = [
             models.Index(fields=["observed_at", "id"], name="ms_observed"),
             models.Index(fields=["healpix"], name="ms_healpix"),
+            models.Index(fields=["flagged_fraction", "id"], name="ms_flagged"),
         ]
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ class SubbandGroupViewSet(ReadOnlyResource):
     serializer_class = SubbandGroupSerializer
     detail_serializer_class = SubbandGroupDetailSerializer
     filterset_class = SubbandGroupFilter
-    orderings = ["observed_at", "n_subbands", "size_bytes", "id"]
+    orderings = ["observed_at", "id"]
     ordering = "-observed_at"
 
 
@@ -31,5 +31,5 @@ class MeasurementSetViewSet(ReadOnlyResource):
     serializer_class = MeasurementSetSerializer
     detail_serializer_class = MeasurementSetDetailSerializer
     filterset_class = MeasurementSetFilter
-    orderings = ["observed_at", "flagged_fraction", "size_bytes", "name", "id"]
+    orderings = ["observed_at", "flagged_fraction", "id"]
     ordering = "-observed_at"

@@ -45,7 +45,9 @@ class Rule(models.Model):
 
     class Comparison(models.TextChoices):
         ABOVE = "gt", ">"
+        AT_LEAST = "ge", "≥"
         BELOW = "lt", "<"
+        AT_MOST = "le", "≤"
 
     policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="rules")
     subject_kind = models.CharField(max_length=20, choices=SubjectKind.choices)
@@ -59,7 +61,10 @@ class Rule(models.Model):
     class Meta:
         ordering = ["policy", "subject_kind", "id"]
         constraints = [
-            models.UniqueConstraint(fields=["policy", "subject_kind", "name"], name="rule_name_once_in_policy")
+            models.UniqueConstraint(fields=["policy", "subject_kind", "name"], name="rule_name_once_in_policy"),
+            models.CheckConstraint(
+                condition=Q(grade__in=[Grade.GOOD, Grade.MARGINAL, Grade.POOR]), name="rule_caps_the_grade"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -70,9 +75,7 @@ class Assessment(models.Model):
     """The verdict of all rules of a policy on one subject. Old ones stay; exactly one is current."""
 
     policy = models.ForeignKey(Policy, on_delete=models.PROTECT, related_name="assessments")
-    image = models.ForeignKey(
-        Image, null=True, blank=True, on_delete=models.CASCADE, related_name="assessments"
-    )
+    image = models.ForeignKey(Image, null=True, blank=True, on_delete=models.CASCADE, related_name="assessments")
     calibration_table = models.ForeignKey(
         CalibrationTable, null=True, blank=True, on_delete=models.CASCADE, related_name="assessments"
     )
@@ -108,7 +111,7 @@ class Assessment(models.Model):
         return SubjectKind.IMAGE if self.image_id is not None else SubjectKind.CALIBRATION_TABLE
 
     @property
-    def subject_id(self) -> int:
+    def subject_id(self) -> int | None:
         return self.image_id if self.image_id is not None else self.calibration_table_id
 
 
@@ -116,7 +119,7 @@ class Finding(models.Model):
     """What one rule said: value, limit and outcome, also when it passed or could not speak."""
 
     class Outcome(models.TextChoices):
-        PASS = "pass"
+        PASS = "pass"  # noqa: S105
         WARN = "warn"
         FAIL = "fail"
         SKIP = "skip"

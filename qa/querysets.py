@@ -30,6 +30,4 @@ class AssessmentQuerySet(models.QuerySet):
     def objected_by(self, rule: str) -> Self:
         """Verdicts in which this rule warned or failed."""
         findings = related(self.model, "findings")
-        return self.filter(
-            Exists(findings.filter(assessment=OuterRef("pk"), rule=rule, outcome__in=("warn", "fail")))
-        )
+        return self.filter(Exists(findings.filter(assessment=OuterRef("pk"), rule=rule, outcome__in=("warn", "fail"))))

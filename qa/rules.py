@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +11,17 @@ from contimg.models import Grade
 from qa.models import Finding, Rule
 
 ORDER = (Grade.EXCELLENT, Grade.GOOD, Grade.MARGINAL, Grade.POOR)
-OUTCOME_OF_CAP = {Grade.GOOD: "pass", Grade.MARGINAL: "warn", Grade.POOR: "fail"}
+OUTCOME_OF_CAP = {
+    Grade.GOOD: Finding.Outcome.PASS,
+    Grade.MARGINAL: Finding.Outcome.WARN,
+    Grade.POOR: Finding.Outcome.FAIL,
+}
+COMPARED = {
+    Rule.Comparison.ABOVE: operator.gt,
+    Rule.Comparison.AT_LEAST: operator.ge,
+    Rule.Comparison.BELOW: operator.lt,
+    Rule.Comparison.AT_MOST: operator.le,
+}
 
 
 @dataclass(frozen=True)
@@ -23,43 +35,41 @@ def judge(
 ) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
 
-    A metric that is missing or NaN makes the grade unknown, never a pass. `skipped` names metrics that do not apply to
-    this subject, with the reason; when nothing applies the grade is unknown.
+    A metric that is missing or not finite makes the grade unknown, never a pass; but what failed is poor, whatever
+    else was not measured. `skipped` names metrics that do not apply to this subject, with the reason; when nothing
+    applies the grade is unknown.
     """
     skipped = skipped or {}
     findings = [_finding(rule, metrics.get(rule.metric), skipped.get(rule.metric)) for rule in rules]
     judged = [finding for finding in findings if finding.metric not in skipped]
-    if not judged or any(finding.outcome == Finding.Outcome.SKIP for finding in judged):
-        return Verdict(Grade.UNKNOWN, findings)
-    grade = Grade.EXCELLENT
-    for finding in judged:
-        if _speaks(finding, finding.value):
-            grade = worse(grade, Grade(finding.grade))
-    return Verdict(grade, findings)
+    caps = [Grade(finding.grade) for finding in judged if _speaks(finding, finding.value)]
+    grade = max(caps, key=ORDER.index, default=Grade.EXCELLENT)
+    is_incomplete = not judged or any(finding.outcome == Finding.Outcome.SKIP for finding in judged)
+    return Verdict(Grade.UNKNOWN if is_incomplete and grade != Grade.POOR else grade, findings)
 
 
-def worse(one: Grade, other: Grade) -> Grade:
-    return max(one, other, key=ORDER.index)
+def known(value: float | None) -> float | None:
+    """The value, or None for what is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _finding(rule: Rule, value: float | None, skip_reason: str | None) -> Finding:
-    known = value is not None and value == value  # NaN is not known
     finding = Finding(
         rule=rule.name,
         metric=rule.metric,
-        value=value if known else None,
+        value=known(value),
         comparison=rule.comparison,
         limit=rule.limit,
         grade=rule.grade,
         reason=rule.reason,
     )
-    if skip_reason is not None or not known:
+    if skip_reason is not None or finding.value is None:
         finding.outcome = Finding.Outcome.SKIP
         finding.reason = skip_reason or f"{rule.metric} was not measured"
     else:
-        finding.outcome = OUTCOME_OF_CAP[Grade(rule.grade)] if _speaks(rule, value) else Finding.Outcome.PASS
+        finding.outcome = OUTCOME_OF_CAP[Grade(rule.grade)] if _speaks(rule, finding.value) else Finding.Outcome.PASS
     return finding
 
 
-def _speaks(rule: Rule | Finding, value: float) -> bool:
-    return value > rule.limit if rule.comparison == Rule.Comparison.ABOVE else value < rule.limit
+def _speaks(rule: Rule | Finding, value: float | None) -> bool:
+    return value is not None and COMPARED[Rule.Comparison(rule.comparison)](value, rule.limit)

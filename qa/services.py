@@ -12,7 +12,7 @@ from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from images.models import Image
 from qa.models import Assessment, Finding, Policy, SubjectKind
-from qa.rules import Verdict, judge
+from qa.rules import Verdict, judge, known
 from sources.models import Source
 
 
@@ -47,17 +47,16 @@ def is_assessed(image: Image) -> bool:
 
 def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]]:
     """What the rules judge of an image, and which metrics do not apply to it, with the reason."""
-    rms, thermal, peak = image.rms_jy_per_beam, image.thermal_rms_jy_per_beam, image.peak_jy_per_beam
-    known = rms is not None and peak is not None
+    rms, peak, thermal = map(known, (image.rms_jy_per_beam, image.peak_jy_per_beam, image.thermal_rms_jy_per_beam))
     metrics = {
-        "dynamic_range": peak / rms if known and rms > 0 else None,
+        "dynamic_range": peak / rms if peak is not None and rms else None,
         "rms_over_thermal": rms / thermal if rms is not None and thermal else None,
         "finite_fraction": image.finite_fraction,
         "rms_jy_per_beam": rms,
         "peak_jy_per_beam": peak,
     }
     skipped = {}
-    if thermal is None:
+    if thermal is None and image.kind == Image.Kind.EXTERNAL:
         skipped["rms_over_thermal"] = "the thermal noise of an image from elsewhere is not known"
     possible = _possible_dynamic_range(image)
     if possible is not None and possible < 100 and metrics["dynamic_range"] is not None:
@@ -107,7 +106,7 @@ def _record(
         rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], metrics=metrics, skipped=skipped
     )
     subject.assessments.current().update(is_current=False)
-    assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, dict(metrics)
+    assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, _as_json(metrics)
     assessment.save()
     for finding in verdict.findings:
         finding.assessment = assessment
@@ -115,3 +114,8 @@ def _record(
     subject.grade = Grade(verdict.grade)
     subject.save(update_fields=["grade"])
     return assessment
+
+
+def _as_json(metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+    """NaN and infinities are not JSON: a database refuses them."""
+    return {name: known(value) for name, value in metrics.items()}

@@ -58,14 +58,14 @@ def mean_place(places: Sequence[tuple[float, float, float]]) -> tuple[float, flo
 
     The mean of vectors: as right at RA 0 and at the poles as anywhere.
     """
-    weights = [1 / error**2 for _, _, error in places]
-    vectors = [_vector(ra, dec) for ra, dec, _ in places]
-    x, y, z = (math.fsum(w * v[axis] for w, v in zip(weights, vectors, strict=True)) for axis in range(3))
+    ra, dec, error = np.array(places).T
+    weights = error**-2.0
+    x, y, z = (weights * _xyz(ra, dec)).sum(axis=1).tolist()
     ra_deg = math.degrees(math.atan2(y, x)) % 360
     return (
         0.0 if ra_deg >= 360 else ra_deg,  # -1e-15 % 360 is 360
         math.degrees(math.atan2(z, math.hypot(x, y))),
-        1 / math.sqrt(math.fsum(weights)),
+        float(weights.sum() ** -0.5),
     )
 
 
@@ -86,10 +86,11 @@ def _suffixes():
     yield from (first + second for first in string.ascii_lowercase for second in string.ascii_lowercase)
 
 
-def _vector(ra_deg: float, dec_deg: float) -> tuple[float, float, float]:
-    ra, dec = math.radians(ra_deg), math.radians(dec_deg)
-    return math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)
+def _xyz(ra_deg: np.ndarray, dec_deg: np.ndarray) -> np.ndarray:
+    """Unit vectors, shape (3, positions)."""
+    ra, dec = np.radians(ra_deg), np.radians(dec_deg)
+    return np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
 
 
 def _vectors(places: Sequence[Place]) -> np.ndarray:
-    return np.array([_vector(place.ra_deg, place.dec_deg) for place in places])
+    return _xyz(*np.array([(place.ra_deg, place.dec_deg) for place in places]).T).T

@@ -40,6 +40,10 @@ class Source(models.Model):
         indexes = [
             models.Index(fields=["healpix"], name="source_healpix"),
             models.Index(fields=["is_variable", "eta"], name="source_variable_eta"),
+            models.Index(fields=["eta", "id"], name="source_eta"),
+            models.Index(fields=["v", "id"], name="source_v"),
+            models.Index(fields=["flux_mean_jy", "id"], name="source_flux_mean"),
+            models.Index(fields=["last_seen_at", "id"], name="source_last_seen"),
         ]
 
     def __str__(self) -> str:
@@ -88,6 +92,7 @@ class Measurement(models.Model):
             models.Index(fields=["observed_at", "id"], name="measurement_observed"),
             models.Index(fields=["healpix"], name="measurement_healpix"),
             models.Index(fields=["source", "observed_at"], name="measurement_source_observed"),
+            models.Index(fields=["snr", "id"], name="measurement_snr"),
         ]
 
     def __str__(self) -> str:

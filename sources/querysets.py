@@ -29,13 +29,17 @@ class MeasurementQuerySet(PositionQuerySet):
     def fitted(self) -> Self:
         return self.filter(is_forced=False)
 
+    def accepted(self) -> Self:
+        """In current images that quality assessment did not reject."""
+        return self.filter(image__is_current=True).exclude(image__grade="poor")
+
     def of_tiles(self) -> Self:
         """Of current tiles: a mosaic holds the same photons again, and an external image another flux scale."""
         return self.filter(image__is_current=True, image__kind="tile")
 
     def counted(self) -> Self:
         """What statistics may use: forced fluxes of current tiles that quality assessment did not reject."""
-        return self.forced().of_tiles().exclude(image__grade="poor")
+        return self.forced().of_tiles().accepted()
 
     def with_links(self) -> Self:
         return self.select_related("source", "image")

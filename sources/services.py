@@ -12,23 +12,22 @@ import dataclasses
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, Q
+from django.db.models import F, Max, Min, Q
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
 from contimg.models import Grade
 from contimg.products import digest, product_path
-from contimg.sky import MAX_RADIUS_DEG, healpix_index, healpix_indices
+from contimg.sky import MAX_RADIUS_DEG, healpix_indices
 from images.models import Image
 from images.services import image_file
 from sources.models import Catalogue, Measurement, Source
-from sources.querysets import SourceQuerySet
+from sources.querysets import MeasurementQuerySet, SourceQuerySet
 from sources.variability import Statistics, is_variable, statistics
 
 if TYPE_CHECKING:
@@ -110,7 +109,8 @@ def measure_image(*, image: Image) -> MeasuredImage:
     files = _files(image)
     found = finder.find(files=files, detection_sigma=parameters.detection_sigma, island_sigma=parameters.island_sigma)
     detections, responses = _inside_the_beam(files, found)
-    source_of = _sources_of(image, detections, known, parameters)
+    cells = healpix_indices([one.ra_deg for one in detections], [one.dec_deg for one in detections])
+    source_of = _sources_of(image, detections, cells, known, parameters)
     new = [source for source in source_of.values() if source.pk is None]
     return MeasuredImage(
         recipe=catalogue_recipe(image=image),
@@ -121,7 +121,7 @@ def measure_image(*, image: Image) -> MeasuredImage:
         newest_source_id=newest,
         new_sources=new,
         fitted=[
-            _fitted(image, source, detections[index], responses[index], parameters)
+            _fitted(image, source, detections[index], cells[index], responses[index], parameters)
             for index, source in source_of.items()
         ],
         forced=_forced(image, files, [*known, *new], parameters),
@@ -165,7 +165,11 @@ def _inside_the_beam(files: ImageFiles, found: Sequence[Detection]) -> tuple[lis
 
 
 def _sources_of(
-    image: Image, detections: Sequence[Detection], known: Sequence[Source], parameters: PhotometryParameters
+    image: Image,
+    detections: Sequence[Detection],
+    cells: Sequence[int],
+    known: Sequence[Source],
+    parameters: PhotometryParameters,
 ) -> dict[int, Source]:
     """The source of each detection (by index): a known one, or a new one if it is strong enough and the image good."""
     from sources.association import associate
@@ -181,12 +185,12 @@ def _sources_of(
         taken = {source.name for source in known}
         for index, detection in enumerate(detections):
             if index not in source_of and detection.snr >= parameters.new_source_sigma:
-                source_of[index] = _new_source(detection, taken)
+                source_of[index] = _new_source(detection, cells[index], taken)
                 taken.add(source_of[index].name)
     return source_of
 
 
-def _new_source(detection: Detection, taken: set[str]) -> Source:
+def _new_source(detection: Detection, cell: int, taken: set[str]) -> Source:
     from sources.association import iau_name
 
     return Source(
@@ -194,12 +198,17 @@ def _new_source(detection: Detection, taken: set[str]) -> Source:
         ra_deg=detection.ra_deg,
         dec_deg=detection.dec_deg,
         position_err_arcsec=detection.position_err_arcsec,
-        healpix=healpix_index(detection.ra_deg, detection.dec_deg),
+        healpix=cell,
     )
 
 
 def _fitted(
-    image: Image, source: Source, detection: Detection, response: float, parameters: PhotometryParameters
+    image: Image,
+    source: Source,
+    detection: Detection,
+    cell: int,
+    response: float,
+    parameters: PhotometryParameters,
 ) -> Measurement:
     error = math.hypot(detection.flux_err_jy, parameters.flux_systematic * detection.flux_jy)
     return Measurement(
@@ -211,7 +220,7 @@ def _fitted(
         ra_deg=detection.ra_deg,
         dec_deg=detection.dec_deg,
         position_err_arcsec=detection.position_err_arcsec,
-        healpix=healpix_index(detection.ra_deg, detection.dec_deg),
+        healpix=cell,
         flux_jy=detection.flux_jy / response,
         flux_err_jy=error / response,
         peak_jy_per_beam=detection.peak_jy_per_beam,
@@ -331,29 +340,19 @@ def _delete_never_seen(candidates: set[int]) -> None:
 
 
 def _refresh(which: Q) -> None:
-    """Position, times and statistics of sources, from all their measurements in current images."""
-    sources = list(Source.objects.filter(pk__in=Source.objects.filter(which).values("pk")).order_by("pk"))
+    """Position, times and statistics of sources, from all their measurements in current images that count.
+
+    A verdict is among the sources with two or more epochs that are judged together: those of the image.
+    """
+    chosen = Source.objects.filter(pk__in=Source.objects.filter(which).values("pk"))
+    sources = list(chosen.order_by("pk"))
     if not sources:
         return
-    rows: dict[int, list[_Row]] = defaultdict(list)
-    for values in (
-        Measurement.objects.filter(source__in=Source.objects.filter(which).values("pk"), image__is_current=True)
-        .order_by("id")
-        .values_list(
-            "source_id", "is_forced", "ra_deg", "dec_deg", "position_err_arcsec", "flux_jy", "flux_err_jy",
-            "observed_at", "image__grade", "image__kind", "snr",
-        )
-    ):  # fmt: skip
-        rows[values[0]].append(_Row(*values[1:]))
-    computed = {source.pk: _statistics(rows[source.pk]) for source in sources}
-    certain = {source.pk for source in sources if _is_certain(rows[source.pk])}
-    n_judged = sum(computed[pk].n >= 2 for pk in certain)
+    computed = _statistics_of(chosen)
+    n_judged = sum(one.n >= 2 for one in computed.values())
     for source in sources:
-        _set_place(source, [row for row in rows[source.pk] if not row.is_forced])
-        _set_statistics(source, computed[source.pk], n_judged if source.pk in certain else None)
-    cells = healpix_indices([source.ra_deg for source in sources], [source.dec_deg for source in sources])
-    for source, cell in zip(sources, cells, strict=True):
-        source.healpix = cell
+        _set_statistics(source, computed.get(source.pk) or statistics([], []), n_judged)
+    _set_places(sources, Measurement.objects.fitted().accepted().filter(source__in=chosen.values("pk")))
     # An upsert of rows that exist: a hundred times faster than bulk_update's CASE per field and row.
     Source.objects.bulk_create(sources, update_conflicts=True, unique_fields=["id"], update_fields=_COMPUTED)
 
@@ -364,67 +363,39 @@ _COMPUTED = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Row:
-    is_forced: bool
-    ra_deg: float
-    dec_deg: float
-    position_err_arcsec: float | None
-    flux_jy: float
-    flux_err_jy: float
-    observed_at: datetime | None
-    grade: str
-    kind: str
-    snr: float | None
-
-    @property
-    def counts(self) -> bool:
-        """As MeasurementQuerySet.counted()."""
-        return self.is_forced and self.grade != Grade.POOR and self.kind == Image.Kind.TILE
+def _statistics_of(sources: SourceQuerySet) -> dict[int, Statistics]:
+    counted = Measurement.objects.counted().filter(source__in=sources.values("pk"))
+    fluxes, errors = defaultdict(list), defaultdict(list)
+    for source_id, flux, error in counted.order_by("id").values_list("source_id", "flux_jy", "flux_err_jy"):
+        fluxes[source_id].append(flux)
+        errors[source_id].append(error)
+    return {source_id: statistics(fluxes[source_id], errors[source_id]) for source_id in fluxes}
 
 
-def _statistics(rows: Iterable[_Row]) -> Statistics:
-    counted = [row for row in rows if row.counts]
-    return statistics([row.flux_jy for row in counted], [row.flux_err_jy for row in counted])
-
-
-def _set_place(source: Source, detections: list[_Row]) -> None:
-    """Where and when it was seen, by images that were not rejected if there are any."""
-    from sources.association import mean_place
-
-    detections = [row for row in detections if row.grade != Grade.POOR] or detections
-    places = [(row.ra_deg, row.dec_deg, row.position_err_arcsec) for row in detections if row.position_err_arcsec]
-    if places:
-        source.ra_deg, source.dec_deg, source.position_err_arcsec = mean_place(places)
-    times = [row.observed_at for row in detections if row.observed_at is not None]
-    source.first_seen_at, source.last_seen_at = min(times, default=None), max(times, default=None)
-
-
-CERTAIN_SNR = 7.0  # no noise peak of a year's tiles reaches it
-
-
-def _is_certain(rows: Iterable[_Row]) -> bool:
-    """Seen twice, or once so bright that it cannot be noise.
-
-    A noise peak that is taken for a source has one high epoch, by selection, and looks variable: in the simulated
-    weeks every constant source that was called variable was one of those.
-    """
-    snrs = [row.snr or 0.0 for row in rows if not row.is_forced and row.grade != Grade.POOR]
-    return len(snrs) >= 2 or max(snrs, default=0.0) >= CERTAIN_SNR
-
-
-def _set_statistics(source: Source, computed: Statistics, n_judged: int | None) -> None:
-    """The verdict is among the certain sources with two or more epochs that were judged together: those of the last
-    image. `n_judged` is None for a source that is not certain, which is never called variable.
-    """
+def _set_statistics(source: Source, computed: Statistics, n_judged: int) -> None:
     source.n_measurements = computed.n
     source.flux_mean_jy, source.flux_max_jy = computed.mean_jy, computed.max_jy
     source.eta, source.v, source.statistics_reason = computed.eta, computed.v, computed.reason
-    if n_judged is None:
-        source.is_variable = False
-        source.statistics_reason = computed.reason or "Detected once below 7 sigma, which may be noise: not judged."
-    else:
-        source.is_variable = is_variable(eta=computed.eta, n=computed.n, n_sources=n_judged)
+    source.is_variable = is_variable(eta=computed.eta, n=computed.n, n_sources=n_judged)
+
+
+def _set_places(sources: Sequence[Source], detections: MeasurementQuerySet) -> None:
+    """Where and when each was seen. One that only rejected images saw stays where it is."""
+    from sources.association import mean_place
+
+    places: dict[int, list[tuple[float, float, float]]] = defaultdict(list)
+    columns = ("source_id", "ra_deg", "dec_deg", "position_err_arcsec")
+    for source_id, *place in detections.exclude(position_err_arcsec=None).order_by("id").values_list(*columns):
+        places[source_id].append(tuple(place))
+    seen = detections.order_by().values("source_id").annotate(first=Min("observed_at"), last=Max("observed_at"))
+    times = {row["source_id"]: (row["first"], row["last"]) for row in seen}
+    for source in sources:
+        source.first_seen_at, source.last_seen_at = times.get(source.pk, (None, None))
+        if source.pk in places:
+            source.ra_deg, source.dec_deg, source.position_err_arcsec = mean_place(places[source.pk])
+    cells = healpix_indices([source.ra_deg for source in sources], [source.dec_deg for source in sources])
+    for source, cell in zip(sources, cells, strict=True):
+        source.healpix = cell
 
 
 # --- read ---------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class SourceViewSet(ReadOnlyResource):
     serializer_class = SourceSerializer
     detail_serializer_class = SourceDetailSerializer
     filterset_class = SourceFilter
-    orderings = ["name", "flux_mean_jy", "flux_max_jy", "eta", "v", "n_measurements", "last_seen_at", "ra_deg", "id"]
+    orderings = ["name", "flux_mean_jy", "eta", "v", "last_seen_at", "id"]
     ordering = "name"
 
     @extend_schema(responses=LightCurveSerializer)
@@ -44,5 +44,5 @@ class MeasurementViewSet(ReadOnlyResource):
     serializer_class = MeasurementSerializer
     detail_serializer_class = MeasurementDetailSerializer
     filterset_class = MeasurementFilter
-    orderings = ["observed_at", "flux_jy", "snr", "id"]
+    orderings = ["observed_at", "snr", "id"]
     ordering = "-observed_at"

@@ -14,13 +14,16 @@ import pytest
 from astropy.coordinates import AltAz, SkyCoord
 from astropy.time import Time
 from casacore.tables import table
+from scipy.special import j1
 
+from calibration.engines.caltable import read_table
 from calibration.engines.flagger import Flagging, FlaggingParameters, flag
 from calibration.engines.model import CalibratorModel
 from calibration.engines.solver import SolvedSet, SolvingParameters, solve
 from observations.engines.converter import ConvertedSet, convert
+from observations.engines.measurement_set import Rows, read_header
 from observations.engines.night_plan import transit
-from observations.engines.simulator import Instrument, SkySource, TilePlan, simulate_tile
+from observations.engines.simulator import Instrument, SkySource, TilePlan, antenna_gains, simulate_tile
 from observations.telescope import LATITUDE_DEG, LONGITUDE_DEG, location, meridian_icrs
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
@@ -113,6 +116,45 @@ def towards_ecef(times: Time, place: SkyCoord) -> np.ndarray:
 def meridian_ecef(dec_deg: float) -> np.ndarray:
     south = np.radians(LATITUDE_DEG - dec_deg)
     return np.array([0.0, -np.sin(south), np.cos(south)]) @ local_axes_ecef()
+
+
+def true_sky(tile: Observed, rows: Rows) -> np.ndarray:
+    """Noiseless, uncorrupted visibilities of the rows, (row, channel); in CASA's sign, the conjugate of the UVH5's."""
+    header = read_header(tile.path)
+    times = Time(header.times_s / 86400, format="mjd", scale="utc")
+    centre = towards_ecef(times, SkyCoord(header.ra_rad, header.dec_rad, unit="rad"))
+    baseline_m = header.antenna_positions_m[rows.antenna2] - header.antenna_positions_m[rows.antenna1]
+    total = np.zeros((len(baseline_m), header.frequency_hz.size), complex)
+    for source in tile.plan.sources:
+        towards = towards_ecef(times, SkyCoord(source.ra_deg, source.dec_deg, unit="deg"))
+        path_m = np.einsum("rx,rx->r", baseline_m, (towards - centre)[rows.time_index])
+        turns = path_m[:, None] * header.frequency_hz / SPEED_OF_LIGHT_M_S
+        apparent = source.flux_at(header.frequency_hz) * beam_by_hand(towards, header.frequency_hz)
+        total += apparent[rows.time_index] * np.exp(-2j * np.pi * turns)
+    return total
+
+
+def beam_by_hand(towards: np.ndarray, frequency_hz: np.ndarray) -> np.ndarray:
+    """Airy pattern of the strip, (time, channel), of unit vectors (time, 3) in earth-centred coordinates."""
+    sine = np.linalg.norm(np.cross(towards, meridian_ecef(STRIP_DEC_DEG)), axis=1)
+    x = np.pi * 4.65 * sine[:, None] * frequency_hz / SPEED_OF_LIGHT_M_S
+    return (2 * j1(x) / x) ** 2
+
+
+def true_gains(tile: Observed) -> np.ndarray:
+    """Shape (antenna, channel, polarization), conjugated as a measurement set's visibilities are."""
+    gains = antenna_gains(tile.instrument, tile.plan.night, read_header(tile.path).frequency_hz)
+    return np.conj(np.moveaxis(gains, 1, 2))
+
+
+def relative_to(gains: np.ndarray, antenna: int) -> np.ndarray:
+    return gains * np.conj(gains[antenna]) / np.abs(gains[antenna])
+
+
+def gains_of(tables: SolvedSet) -> tuple[np.ndarray, np.ndarray]:
+    """B times G and the flags of either, shape (antenna, channel, polarization)."""
+    bandpass, gain = (read_table(table.path).solution for table in tables.tables)
+    return bandpass.gains * gain.gains, bandpass.flags | gain.flags
 
 
 # --- made once -------------------------------------------------------------------------------------------------------

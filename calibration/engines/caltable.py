@@ -102,5 +102,5 @@ def content_checksum(path: Path) -> str:
     table = read_table(path)
     digest = hashlib.sha256(f"{table.kind} {table.antenna_names}".encode())
     for array in (table.frequency_hz, table.solution.gains, table.solution.flags, table.solution.snr):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -54,4 +54,10 @@ def fringe(model: CalibratorModel, header: Header, uvw_m: np.ndarray) -> np.ndar
     """Unit-flux visibilities, shape (row, channel), in the sign that pyuvdata gives a measurement set."""
     left, up, depth = direction_cosines(model, header)
     path_m = uvw_m[:, 0] * left + uvw_m[:, 1] * up + uvw_m[:, 2] * depth
-    return np.exp((2j * np.pi / SPEED_OF_LIGHT_M_S) * path_m[:, None] * header.frequency_hz).astype(np.complex64)
+    turns = path_m[:, None] * (header.frequency_hz / SPEED_OF_LIGHT_M_S)
+    turns -= np.rint(turns)  # so that single precision, four times as fast, is good to 1e-6
+    angle = (2 * np.pi * turns).astype(np.float32)
+    unit = np.empty(angle.shape, np.complex64)
+    np.cos(angle, out=unit.real)
+    np.sin(angle, out=unit.imag)
+    return unit

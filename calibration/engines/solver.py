@@ -9,6 +9,7 @@ alternatives: CASA has no wheel for it without a 1 GB installation, DP3's wants 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from observations.telescope import subband_of_frequency
 
 NAME = "stefcal"
 VERSION = "1"
+TRIAL_DELAYS_S = np.arange(-200, 201) * 0.25e-9
 
 
 class NoCalibrator(EngineFailed):
@@ -112,12 +114,15 @@ def _accumulate(
     for rows in read_rows(path):
         flags = rows.flags | read_flags(flag_table, rows.first_row, rows.data.shape[0])
         row_weight = np.where(flags | ~rows.is_cross[:, None, None], 0, rows.weights)
-        predicted = fringe(model, header, rows.uvw_m) * amplitude[rows.time_index]
+        predicted = fringe(model, header, rows.uvw_m) * amplitude.astype(np.float32)[rows.time_index]
         if field is not None:
-            predicted = predicted + field.predict(rows.uvw_m, header.frequency_hz)
+            predicted += field.predict(rows.uvw_m, header.frequency_hz)
         predicted = predicted[..., None]
-        np.add.at(coherency, (rows.antenna1, rows.antenna2), row_weight * rows.data * predicted.conj())
-        np.add.at(weight, (rows.antenna1, rows.antenna2), (row_weight * np.abs(predicted) ** 2).astype(np.float32))
+        for index in np.unique(rows.time_index):  # an integration has a baseline once, so fancy indexing loses no sum
+            own = rows.time_index == index
+            pair = rows.antenna1[own], rows.antenna2[own]
+            coherency[pair] += row_weight[own] * rows.data[own] * predicted[own].conj()
+            weight[pair] += row_weight[own] * np.abs(predicted[own]) ** 2
     return coherency + np.conj(np.swapaxes(coherency, 0, 1)), weight + np.swapaxes(weight, 0, 1)
 
 
@@ -169,7 +174,7 @@ def stefcal(
         updated = np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), 0)
         if iteration % 2:
             updated = (updated + gains) / 2
-        change = np.linalg.norm(updated - gains) / max(np.linalg.norm(updated), 1e-30)
+        change = float(np.linalg.norm(updated - gains)) / max(float(np.linalg.norm(updated)), 1e-30)
         gains = updated
         if iteration % 2 and change < tolerance:
             break
@@ -215,7 +220,7 @@ def _metrics(solution: Solution, header: Header, kind: str) -> dict:
     used = ~solution.flags.all(axis=(1, 2))
     in_data = solution.snr.max(axis=(1, 2)) > 0
     good = ~solution.flags
-    metrics = {
+    metrics: dict = {
         "flagged_fraction": float(solution.flags[in_data].mean()) if in_data.any() else 1.0,
         "median_snr": float(np.median(solution.snr[good])) if good.any() else 0.0,
         "median_amplitude": float(np.median(np.abs(solution.gains[good]))) if good.any() else None,
@@ -267,10 +272,16 @@ def _scatter_about_delay(gains: np.ndarray, frequency_hz: np.ndarray) -> float:
 
 def _delay(unit: np.ndarray, offset_hz: np.ndarray, wanted_hz: np.ndarray) -> np.ndarray:
     """The delay that unit gains have, as unit gains at other frequencies. A search over delays needs no unwrapping."""
-    delays = np.arange(-200, 201) * 0.25e-9
-    spectrum = np.exp(-2j * np.pi * np.outer(delays, offset_hz)) @ unit
+    turns = _turns(offset_hz.tobytes())
+    spectrum = turns @ unit
     best = np.argmax(np.abs(spectrum))
-    flat = unit * np.exp(-2j * np.pi * delays[best] * offset_hz) * np.conj(spectrum[best]) / np.abs(spectrum[best])
+    flat = unit * turns[best] * np.conj(spectrum[best]) / np.abs(spectrum[best])
     slope = np.polyfit(offset_hz, np.angle(flat), 1)
-    phase = 2 * np.pi * delays[best] * wanted_hz + np.angle(spectrum[best]) + np.polyval(slope, wanted_hz)
+    phase = 2 * np.pi * TRIAL_DELAYS_S[best] * wanted_hz + np.angle(spectrum[best]) + np.polyval(slope, wanted_hz)
     return np.exp(1j * phase)
+
+
+@functools.lru_cache(maxsize=4)
+def _turns(offset_hz: bytes) -> np.ndarray:
+    """What undoes each trial delay, shape (delay, channel): the same for all antennas with the same channels."""
+    return np.exp(-2j * np.pi * np.outer(TRIAL_DELAYS_S, np.frombuffer(offset_hz)))

@@ -136,9 +136,9 @@ def content_checksum(path: Path) -> str:
     with open_table(path) as main:
         for start in range(0, main.nrows(), ROWS_AT_ONCE):
             for name in CHECKSUM_COLUMNS:
-                digest.update(np.ascontiguousarray(main.getcol(name, start, ROWS_AT_ONCE)))
+                digest.update(np.ascontiguousarray(main.getcol(name, start, ROWS_AT_ONCE)).data)
     with open_table(path, "SPECTRAL_WINDOW") as window:
-        digest.update(np.ascontiguousarray(window.getcell("CHAN_FREQ", 0)))
+        digest.update(np.ascontiguousarray(window.getcell("CHAN_FREQ", 0)).data)
     return digest.hexdigest()
 
 

@@ -89,11 +89,12 @@ def _damage(instrument: Instrument, plan: NightPlan, night: int, tile: int) -> d
     if not plan.damage or tile != plan.tiles - 1:
         return {}
     dead = tuple(range(3, instrument.n_antennas, max(1, instrument.n_antennas // 3)))[:3]
-    return {
+    damages: dict[int, dict] = {
         1: {"missing_subbands": (5,), "damage": ("missing subband",)},
         2: {"rfi_fraction": 0.1, "damage": ("heavy interference",)},
         3: {"dead_antennas": dead, "damage": ("dead antennas",)},
-    }.get(night, {})
+    }
+    return damages.get(night, {})
 
 
 def variable_factors(plan: NightPlan) -> np.ndarray:

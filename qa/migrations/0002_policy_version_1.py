@@ -3,9 +3,9 @@
 from django.db import migrations
 
 IMAGE = [
-    ("dynamic_range_excellent", "dynamic_range", "lt", 1000, "good", "excellent images have a dynamic range above 1000"),
-    ("dynamic_range_good", "dynamic_range", "lt", 100, "marginal", "good images have a dynamic range above 100"),
-    ("dynamic_range_marginal", "dynamic_range", "lt", 30, "poor", "below 30 sidelobes and noise cannot be told apart"),
+    ("dynamic_range_excellent", "dynamic_range", "le", 1000, "good", "excellent images have a dynamic range above 1000"),
+    ("dynamic_range_good", "dynamic_range", "le", 100, "marginal", "good images have a dynamic range above 100"),
+    ("dynamic_range_marginal", "dynamic_range", "le", 30, "poor", "below 30 sidelobes and noise cannot be told apart"),
     ("noise_high", "rms_over_thermal", "gt", 1.8, "marginal", "healthy simulated tiles come out at 1.3 of the weighted "
      "thermal noise; 1.8 leaves room for flagged data"),
     ("noise_excessive", "rms_over_thermal", "gt", 3.0, "poor", "three times the thermal noise is interference or "
@@ -15,9 +15,9 @@ IMAGE = [
     ("peak_measured", "peak_jy_per_beam", "lt", 0, "poor", "the brightest pixel is below zero"),
 ]  # fmt: skip
 TABLE = [
-    ("flagged_some", "flagged_fraction", "gt", 0.10, "good", "excellent tables have under 10% of solutions flagged"),
-    ("flagged_many", "flagged_fraction", "gt", 0.30, "marginal", "good tables have under 30% of solutions flagged"),
-    ("flagged_most", "flagged_fraction", "gt", 0.50, "poor", "over half of the solutions are flagged"),
+    ("flagged_some", "flagged_fraction", "ge", 0.10, "good", "excellent tables have under 10% of solutions flagged"),
+    ("flagged_many", "flagged_fraction", "ge", 0.30, "marginal", "good tables have under 30% of solutions flagged"),
+    ("flagged_most", "flagged_fraction", "ge", 0.50, "poor", "half of the solutions or more are flagged"),
     ("snr_low", "median_snr", "lt", 5, "marginal", "solutions below a signal to noise of 5 add their own noise"),
     ("snr_too_low", "median_snr", "lt", 3, "poor", "below 3 a solution is not a detection of the calibrator"),
     ("amplitude_low", "median_amplitude", "lt", 0.1, "marginal", "the gain scale is not that of this system"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from astropy.io import fits
@@ -72,7 +73,8 @@ def find(*, files: ImageFiles, detection_sigma: float, island_sigma: float) -> l
         noise = _noise(files, plane)
         _write(Path(folder), plane, noise, files.beam)
         sources = _run(bdsf, Path(folder), detection_sigma, island_sigma)
-        found = [_detection(source, plane, files.beam, noise) for source in sources]
+        places = _places(plane, [source.posn_sky_centroid for source in sources])
+        found = [_detection(*each, files.beam, noise) for each in zip(sources, places, strict=True)]
     return sorted((one for one in found if one is not None), key=lambda one: -one.peak_jy_per_beam)
 
 
@@ -176,24 +178,38 @@ def _quiet() -> Iterator[None]:
             handler.close()
 
 
-def _detection(source, plane: Plane, beam: RestoringBeam, noise: NDArray) -> Detection | None:
+class _Place(NamedTuple):
+    x: float  # 0-based pixels
+    y: float
+    ra_deg: float  # ICRS
+    dec_deg: float
+
+
+def _places(plane: Plane, centroids: list) -> list[_Place]:
+    """PyBDSF's positions, which are in the frame of the image, that may be another than ICRS."""
+    if not centroids:
+        return []
+    x, y = plane.wcs.wcs_world2pix(centroids, 0).T
+    sky = plane.wcs.pixel_to_world(x, y).icrs
+    return [
+        _Place(*each) for each in zip(x.tolist(), y.tolist(), sky.ra.deg.tolist(), sky.dec.deg.tolist(), strict=True)
+    ]
+
+
+def _detection(source, place: _Place, beam: RestoringBeam, noise: NDArray) -> Detection | None:
     """A PyBDSF source in our terms; None for one whose fit has no place or no flux."""
-    x, y = plane.wcs.wcs_world2pix([source.posn_sky_centroid], 0)[0]  # in the image's own frame
     peak, integrated = float(source.peak_flux_max), float(source.total_flux)
-    if not (math.isfinite(x) and math.isfinite(y) and peak > 0 and math.isfinite(integrated)):
+    if not (all(map(math.isfinite, place)) and peak > 0 and math.isfinite(integrated)):
         return None
-    row = min(max(round(y), 0), plane.height_px - 1)
-    column = min(max(round(x), 0), plane.width_px - 1)
-    rms = float(noise[row, column])
+    rms = float(noise[_clip(place.y, noise.shape[0]), _clip(place.x, noise.shape[1])])
     if not math.isfinite(rms):
         return None
     resolved = is_resolved(integrated_jy=integrated, peak_jy=peak, snr=peak / rms)
-    sky = plane.wcs.pixel_to_world(x, y).icrs
     integrated_err = max(float(source.total_fluxE), rms)
     width_arcsec = max(source.size_sky[0] * 3600, beam.bmaj_arcsec) if resolved else beam.bmaj_arcsec
     return Detection(
-        ra_deg=normalised_ra(sky.ra.deg),
-        dec_deg=float(sky.dec.deg),
+        ra_deg=normalised_ra(place.ra_deg),
+        dec_deg=place.dec_deg,
         position_err_arcsec=position_error_arcsec(fwhm_arcsec=width_arcsec, snr=peak / rms),
         flux_jy=integrated if resolved else peak,
         flux_err_jy=integrated_err if resolved else rms,
@@ -203,3 +219,7 @@ def _detection(source, plane: Plane, beam: RestoringBeam, noise: NDArray) -> Det
         rms_jy_per_beam=rms,
         is_resolved=resolved,
     )
+
+
+def _clip(pixel: float, size_px: int) -> int:
+    return min(max(round(pixel), 0), size_px - 1)

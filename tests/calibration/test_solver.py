@@ -19,32 +19,14 @@ from calibration.engines.field_model import FieldModel
 from calibration.engines.flagger import AllFlagged, FlaggingParameters, flag
 from calibration.engines.solver import (
     NoSolution,
-    SolvedSet,
     SolvingParameters,
     phase_scatter_deg,
     stefcal,
 )
 from images.engines.fits_header import celestial_header
 from observations.engines.measurement_set import Header, content_checksum, read_header, read_rows
-from observations.engines.simulator import Instrument, SkySource, antenna_gains
-from tests.science import CALIBRATOR, MODEL, QUIET, Observed, calibrator_plan, edited, field_centre, observe, solved
-
-
-def gains_of(tables: SolvedSet) -> tuple[np.ndarray, np.ndarray]:
-    """B times G and the flags of either, shape (antenna, channel, polarization)."""
-    solutions = [read_table(table.path).solution for table in tables.tables]
-    return np.prod(np.broadcast_arrays(*(s.gains for s in solutions)), axis=0), np.logical_or(
-        *(s.flags for s in solutions)
-    )
-
-
-def true_gains(instrument: Instrument, path: Path) -> np.ndarray:
-    """Conjugated, as a measurement set's visibilities are those of the UVH5."""
-    return np.conj(np.moveaxis(antenna_gains(instrument, 0, read_header(path).frequency_hz), 1, 2))
-
-
-def relative_to(gains: np.ndarray, antenna: int) -> np.ndarray:
-    return gains * np.conj(gains[antenna]) / np.abs(gains[antenna])
+from observations.engines.simulator import Instrument, SkySource
+from tests.science import CALIBRATOR, MODEL, QUIET, Observed, calibrator_plan, edited, field_centre, gains_of, observe, relative_to, solved, true_gains
 
 
 def no_flags(tile: Observed, folder: Path) -> Path:
@@ -64,7 +46,7 @@ def flagged_where(tile: Observed, folder: Path, own) -> tuple[Path, Path]:
 def test_true_gains_come_back(calibrator_tile, calibrator_tables):
     gains, flags = gains_of(calibrator_tables)
     reference = read_header(calibrator_tile.path).antenna_names.index(calibrator_tables.reference_antenna)
-    true = relative_to(true_gains(QUIET, calibrator_tile.path), reference)
+    true = relative_to(true_gains(calibrator_tile), reference)
 
     assert not flags.any()
     ratio = gains / true
@@ -75,7 +57,7 @@ def test_true_gains_come_back(calibrator_tile, calibrator_tables):
 
 def test_the_bandpass_has_unit_mean_amplitude_and_the_gain_the_level(calibrator_tile, calibrator_tables):
     bandpass, gain = (read_table(table.path) for table in calibrator_tables.tables)
-    level = np.abs(true_gains(QUIET, calibrator_tile.path)).mean(axis=1, keepdims=True)
+    level = np.abs(true_gains(calibrator_tile)).mean(axis=1, keepdims=True)
 
     assert [table.kind for table in calibrator_tables.tables] == ["B", "G"]
     assert np.abs(bandpass.solution.gains).mean(axis=1) == pytest.approx(1, abs=1e-6)
@@ -230,7 +212,7 @@ def test_a_model_without_the_drift_through_the_beam_is_three_percent_wrong(calib
     mean_flux = (on_axis.flux_jy(header.frequency_hz) * response).mean()
 
     gains, _ = gains_of(calibrator_tables)
-    true = np.abs(true_gains(QUIET, calibrator_tile.path))
+    true = np.abs(true_gains(calibrator_tile))
 
     assert static_flux / mean_flux - 1 == pytest.approx(0.035, abs=0.01)  # what a static model would be off by
     assert (np.abs(gains) ** 2 / true**2).mean() == pytest.approx(1, abs=2e-3)  # what ours is
@@ -271,7 +253,7 @@ def true_field(tile: Observed) -> FieldModel:
 def test_what_the_model_lacks_is_absorbed_and_the_field_model_gives_it_back(crowded, tmp_path):
     """Gains solved per channel on a few baselines fit what is not in the model, so its visibilities come out low."""
     flags = no_flags(crowded, tmp_path)
-    true = true_gains(crowded.instrument, crowded.path)
+    true = true_gains(crowded)
     field = true_field(crowded)
     header = read_header(crowded.path)
     absorbed = {}

@@ -75,8 +75,7 @@ def write_tile(
     image = noise.copy()
     for ra, dec, flux in sources:
         x, y = (float(axis) for axis in wcs.world_to_pixel(SkyCoord(ra * u.deg, dec * u.deg)))
-        centre = wcs_response(response, x, y)
-        image += flux * centre * gaussian(x, y, size_px, beam)
+        add_source(image, x, y, flux * wcs_response(response, x, y), beam)
     header = wcs.to_header()
     header["BMAJ"], header["BMIN"], header["BPA"] = beam.bmaj_arcsec / 3600, beam.bmin_arcsec / 3600, beam.bpa_deg
     header["BUNIT"] = "Jy/beam"
@@ -84,6 +83,16 @@ def write_tile(
     for name, data in (("image", image), ("residual", noise), ("pb", response)):
         fits.PrimaryHDU(data.astype(np.float32), header).writeto(folder / f"{name}.fits", overwrite=True)
     return ImageFiles(folder / "image.fits", beam, folder / "residual.fits", folder / "pb.fits")
+
+
+def add_source(image: np.ndarray, x: float, y: float, peak: float, beam: RestoringBeam) -> None:
+    """Into the pixels around it, out to ten times the beam's dispersion and more."""
+    half = int(5 * beam.bmaj_arcsec / PIXEL_ARCSEC)
+    left, bottom = max(0, round(x) - half), max(0, round(y) - half)
+    stamp = image[bottom : round(y) + half + 1, left : round(x) + half + 1]
+    if stamp.size:
+        side = max(stamp.shape)
+        stamp += peak * gaussian(x - left, y - bottom, side, beam)[: stamp.shape[0], : stamp.shape[1]]
 
 
 def wcs_response(response: np.ndarray, x: float, y: float) -> float:

@@ -1,0 +1,256 @@
+"""Products: temporary name, durable, renamed; nothing leaves the root and a full disk is an error with a code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
+from contimg.products import WORK_FOLDER, digest, inside, product_path, publish, size_bytes, workspace
+
+
+# --- publishing --------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def made(products_root) -> Path:
+    path = products_root / WORK_FOLDER / "1-x" / "x.fits"
+    path.parent.mkdir(parents=True)
+    path.write_text("pixels")
+    return path
+
+
+def test_a_product_is_moved_to_a_path_of_its_own(made, products_root):
+    relative = publish(made, "images/2026/x.fits")
+
+    assert (products_root / relative).read_text() == "pixels"
+    assert relative.startswith("images/2026/x.")
+    assert relative.endswith(".fits")
+    assert not made.exists()
+
+
+def test_two_products_of_one_name_do_not_meet(made, products_root):
+    first = publish(made, "images/x.fits")
+    made.write_text("other pixels")
+    second = publish(made, "images/x.fits")
+
+    assert first != second
+    assert (products_root / first).read_text() == "pixels"
+
+
+def test_a_folder_is_published_whole(products_root):
+    made = products_root / WORK_FOLDER / "x.ms"
+    (made / "ANTENNA").mkdir(parents=True)
+    (made / "table.dat").write_text("main")
+    (made / "ANTENNA" / "table.dat").write_text("antennas")
+
+    relative = publish(made, "measurement_sets/x.ms")
+
+    assert (products_root / relative / "ANTENNA" / "table.dat").read_text() == "antennas"
+    assert size_bytes(products_root / relative) == len("main") + len("antennas")
+
+
+def test_files_and_folders_are_synced_before_the_rename_and_the_parent_after(products_root, tmp_path):
+    """As the kernel saw it: strace would do, an audit hook in a child process needs no privilege."""
+    program = f"""
+import os, sys
+import django
+from django.conf import settings
+settings.configure(CONTIMG_PRODUCTS_ROOT={str(products_root)!r})
+real_fsync = os.fsync
+from pathlib import Path
+from contimg.products import publish
+made = Path({str(products_root)!r}, "made.ms"); (made / "SUB").mkdir(parents=True)
+(made / "table.dat").write_text("x"); (made / "SUB" / "table.dat").write_text("y")
+def fsync(descriptor):
+    print("sync", os.readlink(f"/proc/self/fd/{{descriptor}}")); real_fsync(descriptor)
+os.fsync = fsync
+def hook(event, arguments):
+    if event == "os.rename": print("rename", arguments[0])
+sys.addaudithook(hook)
+publish(made, "sets/made.ms")
+"""
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    events = [line.replace(f"{products_root}/", "") for line in out.splitlines()]
+
+    assert set(events[:4]) == {
+        "sync made.ms", "sync made.ms/table.dat", "sync made.ms/SUB", "sync made.ms/SUB/table.dat"
+    }  # fmt: skip
+    assert events[4:] == ["rename made.ms", "sync sets"]
+
+
+# --- staying inside ----------------------------------------------------------------------------------------------------
+ESCAPES = ["../secret", "/etc/passwd", "images/../../secret", "..", "link/secret", "images/./../../x"]
+
+
+@pytest.mark.parametrize("relative", ESCAPES)
+@pytest.mark.parametrize("root_is_a_link", [False, True])
+def test_a_path_that_leaves_the_root_is_refused(tmp_path, settings, relative, root_is_a_link):
+    real = tmp_path / "real"
+    (real / "images").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    (real / "link").symlink_to(tmp_path)
+    root = real
+    if root_is_a_link:
+        root = tmp_path / "linked"
+        root.symlink_to(real)
+    settings.CONTIMG_PRODUCTS_ROOT = root
+
+    with pytest.raises(OutsideRoot, match="leaves its folder"):
+        product_path(relative)
+    with pytest.raises(OutsideRoot):
+        inside(root, relative)
+
+
+def test_a_root_that_is_a_link_works(tmp_path, settings):
+    (tmp_path / "disk").mkdir()
+    settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "linked"
+    (tmp_path / "linked").symlink_to(tmp_path / "disk")
+    with workspace() as folder:
+        (folder / "x.fits").write_text("pixels")
+        relative = publish(folder / "x.fits", "images/x.fits")
+
+    assert product_path(relative).read_text() == "pixels"
+    assert (tmp_path / "disk" / relative).exists()
+
+
+def test_a_link_inside_the_root_to_another_place_inside_is_followed(products_root):
+    (products_root / "a").mkdir()
+    (products_root / "a" / "x").write_text("x")
+    (products_root / "b").symlink_to(products_root / "a")
+
+    assert product_path("b/x").read_text() == "x"
+
+
+def test_a_sibling_with_the_roots_name_as_prefix_is_outside(tmp_path, settings):
+    settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "data"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data2").mkdir()
+
+    with pytest.raises(OutsideRoot):
+        product_path("../data2")
+
+
+def test_publishing_outside_is_refused_and_nothing_moves(made):
+    with pytest.raises(OutsideRoot):
+        publish(made, "../x.fits")
+
+    assert made.exists()
+
+
+def test_a_product_that_is_gone_is_named():
+    with pytest.raises(MissingProduct, match=r"images/x\.fits is not on disk any more"):
+        product_path("images/x.fits")
+
+
+# --- the work folder ---------------------------------------------------------------------------------------------------
+def test_the_work_folder_is_private_named_by_process_and_gone_afterwards(products_root):
+    with workspace() as folder, workspace() as other:
+        assert folder != other
+        assert folder.name.startswith(f"{os.getpid()}-")
+        assert folder.parent == products_root / WORK_FOLDER
+        assert folder.stat().st_mode & 0o077 == 0
+
+    assert list((products_root / WORK_FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.EACCES, "not allowed")])
+def test_the_work_folder_is_removed_whatever_happens_and_the_error_goes_on(products_root, error):
+    with pytest.raises(type(error)) as caught, workspace() as folder:
+        (folder / "half.fits").write_text("half")
+        raise error
+
+    assert caught.value is error
+    assert list((products_root / WORK_FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_disk_full(products_root, number):
+    with pytest.raises(DiskFull, match="nothing was recorded") as caught, workspace():
+        raise OSError(number, os.strerror(number))
+
+    assert (caught.value.code, caught.value.permanent) == ("disk_full", False)
+    assert list((products_root / WORK_FOLDER).iterdir()) == []
+
+
+# --- a disk that is really full ------------------------------------------------------------------------------------------
+@pytest.fixture
+def tiny_disk(tmp_path, settings):
+    """A file system of half a megabyte as products root. Mounting needs root; elsewhere the test says so."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "tmpfs", str(place)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root; the errno tests above stand for it")
+    settings.CONTIMG_PRODUCTS_ROOT = place
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def by_hand(folder: Path) -> None:
+    (folder / "x").write_bytes(b"0" * 10**6)
+
+
+def by_astropy(folder: Path) -> None:
+    fits.PrimaryHDU(np.zeros((600, 600), np.float32)).writeto(folder / "x.fits")
+
+
+def by_h5py(folder: Path) -> None:
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["x"] = np.random.default_rng(1).bytes(10**6)
+
+
+def by_matplotlib(folder: Path) -> None:
+    from matplotlib.image import imsave
+
+    imsave(folder / "x.png", np.random.default_rng(1).random((700, 700)), cmap="gray")
+
+
+def by_many_files(folder: Path) -> None:
+    for number in range(100):
+        (folder / str(number)).touch()
+
+
+@pytest.mark.parametrize(
+    "write", [by_hand, by_astropy, by_h5py, by_matplotlib, by_many_files], ids=lambda f: f.__name__[3:]
+)
+def test_whoever_meets_the_full_disk_it_is_disk_full_and_the_space_is_given_back(tiny_disk, write):
+    with pytest.raises(DiskFull, match="Free some space"), workspace() as folder:
+        write(folder)
+
+    assert shutil.disk_usage(tiny_disk).used < 100_000
+    assert list((tiny_disk / WORK_FOLDER).iterdir()) == []
+
+
+def test_a_disk_that_is_full_before_work_begins_is_disk_full_too(tiny_disk):
+    with pytest.raises(OSError, match="No space"):
+        by_many_files(tiny_disk)
+
+    with pytest.raises(DiskFull), workspace():
+        pytest.fail("there is no room for a work folder")
+
+
+def test_a_disk_that_is_full_when_publishing_is_disk_full(tiny_disk):
+    with pytest.raises(DiskFull), workspace() as folder:
+        (folder / "x").write_text("small")
+        for number in range(100):
+            try:
+                (tiny_disk / f"filler{number}").touch()
+            except OSError:
+                break
+        publish(folder / "x", "new_folder/x")
+
+    assert not list(tiny_disk.glob("new_folder/*"))
+
+
+# --- small things --------------------------------------------------------------------------------------------------------
+def test_a_digest_does_not_depend_on_the_order_of_keys_and_sees_every_value():
+    assert digest("a", {"x": 1, "y": 2}) == digest("a", {"y": 2, "x": 1})
+    assert len({digest("a", 1), digest("a", 1.5), digest("a", None), digest("a", ""), digest("a"), digest("b", 1)}) == 6

@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from django.db import connection
+
+from qa.models import Assessment, Finding, Policy
+from qa.services import NoActivePolicy, assess_calibration_table, assess_image, is_assessed
+from tests.factories import CalibrationTableFactory, ImageFactory, PolicyFactory, RuleFactory, SourceFactory
+
+pytestmark = pytest.mark.django_db
+
+WINDOW = {"subband": 0, "flagged_fraction": 0.05, "bad_channel_fraction": 0.0}
+GOOD_TABLE = {
+    "flagged_fraction": 0.05,
+    "median_snr": 40.0,
+    "median_amplitude": 1.0,
+    "phase_scatter_deg": 4.0,
+    "spectral_windows": [WINDOW, {**WINDOW, "subband": 1}],
+}
+
+
+def image(**changed):
+    """Bright and clean: dynamic range 2500, 1.25 of the thermal noise."""
+    return ImageFactory(**{"peak_jy_per_beam": 1.25, "grade": "unknown", **changed})
+
+
+def external(**changed):
+    return image(kind="external", measurement_set=None, thermal_rms_jy_per_beam=None, **changed)
+
+
+def table(*, kind: str = "B", **metrics):
+    return CalibrationTableFactory(kind=kind, grade="unknown", metrics={**GOOD_TABLE, **metrics})
+
+
+def outcomes(assessment: Assessment, metric: str) -> set[str]:
+    return set(assessment.findings.filter(metric=metric).values_list("outcome", flat=True))
+
+
+def test_an_image_is_judged_and_its_grade_goes_with_the_verdict():
+    subject = image()
+    assessment = assess_image(image=subject)
+    subject.refresh_from_db()
+    assert (assessment.grade, subject.grade) == ("excellent", "excellent")
+    assert (assessment.subject_kind, assessment.subject_id) == ("image", subject.pk)
+    assert assessment.policy == Policy.objects.get(is_active=True)
+    assert assessment.metrics == {
+        "dynamic_range": 2500.0,
+        "rms_over_thermal": 1.25,
+        "finite_fraction": 1.0,
+        "rms_jy_per_beam": 0.0005,
+        "peak_jy_per_beam": 1.25,
+    }
+
+
+def test_a_table_is_judged_and_its_grade_goes_with_the_verdict():
+    subject = table(spectral_windows=[WINDOW, {"subband": 1, "flagged_fraction": 0.9, "bad_channel_fraction": 0.2}])
+    assessment = assess_calibration_table(table=subject)
+    subject.refresh_from_db()
+    assert (assessment.grade, subject.grade) == ("marginal", "marginal")
+    assert (assessment.subject_kind, assessment.subject_id) == ("calibration_table", subject.pk)
+    assert assessment.metrics["worst_window_flagged_fraction"] == 0.9
+    assert list(assessment.findings.filter(outcome="warn").values_list("rule", flat=True)) == ["window_flagged"]
+
+
+@pytest.mark.parametrize(
+    ("assess", "kind"),
+    [
+        (lambda: assess_image(image=image()), "image"),
+        (lambda: assess_calibration_table(table=table()), "calibration_table"),
+    ],
+)
+def test_every_rule_of_the_kind_has_one_finding_with_value_and_limit(assess, kind):
+    assessment = assess()
+    rules = assessment.policy.rules.filter(subject_kind=kind)
+    found = assessment.findings.all()
+    told = [(f.rule, f.metric, f.comparison, f.limit, f.grade) for f in found]
+    assert told == [(r.name, r.metric, r.comparison, r.limit, r.grade) for r in rules]
+    assert all(f.value == assessment.metrics[f.metric] for f in found)
+
+
+@pytest.mark.parametrize(
+    ("subject", "assess"),
+    [
+        (image, lambda subject: assess_image(image=subject)),
+        (table, lambda subject: assess_calibration_table(table=subject)),
+    ],
+)
+def test_judged_again_the_old_verdicts_stay_and_exactly_one_is_current(subject, assess):
+    row, other = subject(), subject()
+    assess(other)
+    verdicts = [assess(row) for _ in range(3)]
+    assert [v.pk for v in row.assessments.order_by("id")] == [v.pk for v in verdicts]
+    assert row.assessments.current().get() == verdicts[-1]
+    assert all(verdict.findings.exists() for verdict in verdicts)
+    assert other.assessments.current().count() == 1
+
+
+def test_the_grade_is_that_of_the_newest_policy_and_an_image_judged_by_an_older_one_is_judged_again():
+    subject = image()
+    assess_image(image=subject)
+    assert is_assessed(subject)
+    Policy.objects.update(is_active=False)
+    strict = RuleFactory(policy=PolicyFactory(is_active=True), limit=1.2, grade="poor").policy
+    assert not is_assessed(subject)
+    assert assess_image(image=subject).policy == strict
+    assert is_assessed(subject)
+    subject.refresh_from_db()
+    assert subject.grade == "poor"
+
+
+@pytest.mark.parametrize(
+    ("subject", "assess"),
+    [
+        (image, lambda subject: assess_image(image=subject)),
+        (table, lambda subject: assess_calibration_table(table=subject)),
+    ],
+)
+def test_without_an_active_policy_nothing_is_judged_and_the_error_says_what_to_do(subject, assess):
+    Policy.objects.update(is_active=False)
+    row = subject()
+    with pytest.raises(NoActivePolicy, match="activate one"):
+        assess(row)
+    row.refresh_from_db()
+    assert row.grade == "unknown"
+    assert not Assessment.objects.exists()
+
+
+def break_on_insert(table_name: str, grade: str) -> None:
+    """The database itself refuses this table's row update: a trigger, in the dialect of either database."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute(
+                f"CREATE TRIGGER refuse BEFORE UPDATE ON {table_name} WHEN NEW.grade = '{grade}' "
+                "BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            )
+        else:
+            cursor.execute(
+                "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'refused'; END $$ "
+                "LANGUAGE plpgsql"
+            )
+            cursor.execute(
+                f"CREATE TRIGGER refuse BEFORE UPDATE ON {table_name} FOR EACH ROW WHEN (NEW.grade = '{grade}') "
+                "EXECUTE FUNCTION refuse()"
+            )
+
+
+@pytest.mark.parametrize(
+    ("subject", "assess", "table_name"),
+    [
+        (image, lambda subject: assess_image(image=subject), "images_image"),
+        (table, lambda subject: assess_calibration_table(table=subject), "calibration_calibrationtable"),
+    ],
+)
+def test_a_verdict_whose_grade_cannot_be_stored_is_not_stored_either(subject, assess, table_name):
+    row = subject()
+    before = assess(row)
+    type(row).objects.update(grade="unknown")
+    break_on_insert(table_name, before.grade)
+    with pytest.raises(Exception, match="refused"):
+        assess(row)
+    assert row.assessments.current().get() == before
+    assert Assessment.objects.count() == 1
+    assert Finding.objects.count() == before.findings.count()
+
+
+@pytest.mark.parametrize(
+    ("changed", "metric"),
+    [
+        ({"rms_jy_per_beam": None}, "rms_jy_per_beam"),
+        ({"rms_jy_per_beam": None}, "dynamic_range"),
+        ({"rms_jy_per_beam": None}, "rms_over_thermal"),
+        ({"rms_jy_per_beam": 0.0}, "dynamic_range"),
+        ({"peak_jy_per_beam": None}, "peak_jy_per_beam"),
+        ({"peak_jy_per_beam": None}, "dynamic_range"),
+        ({"thermal_rms_jy_per_beam": None}, "rms_over_thermal"),
+        ({"thermal_rms_jy_per_beam": 0.0}, "rms_over_thermal"),
+    ],
+)
+def test_an_image_whose_noise_or_peak_is_missing_is_unknown(changed, metric):
+    subject = image(**changed)
+    assessment = assess_image(image=subject)
+    assert assessment.grade == subject.grade == "unknown"
+    assert assessment.metrics[metric] is None
+    assert outcomes(assessment, metric) == {"skip"}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_figure_that_is_not_a_number_is_stored_as_missing(value):
+    subject = image()
+    subject.rms_jy_per_beam = value
+    assessment = assess_image(image=subject)
+    assessment.refresh_from_db()
+    assert assessment.grade == "unknown"
+    assert assessment.metrics["rms_jy_per_beam"] is None
+
+
+def test_a_peak_of_zero_is_a_value():
+    assessment = assess_image(image=image(peak_jy_per_beam=0.0))
+    assert assessment.metrics["dynamic_range"] == 0.0
+    assert assessment.grade == "poor"
+
+
+def test_an_image_from_elsewhere_is_judged_without_its_thermal_noise():
+    assessment = assess_image(image=external())
+    assert assessment.grade == "excellent"
+    assert outcomes(assessment, "rms_over_thermal") == {"skip"}
+    reasons = assessment.findings.filter(metric="rms_over_thermal").values_list("reason", flat=True)
+    assert set(reasons) == {"the thermal noise of an image from elsewhere is not known"}
+
+
+@pytest.mark.parametrize(
+    ("flux_jy", "offset_deg", "grade"),
+    [
+        (0.039, 0.1, "excellent"),  # 97 times the thermal noise of 0.4 mJy: the image cannot reach 100
+        (0.041, 0.1, "poor"),  # 102 times: it could
+        (0.039, 0.8, "poor"),  # not in the inner half of the image, so the field is not known
+        (None, 0.1, "poor"),  # seen, but without a mean flux
+    ],
+)
+def test_a_dim_field_is_not_judged_by_its_dynamic_range(flux_jy, offset_deg, grade):
+    subject = image(peak_jy_per_beam=0.01)  # dynamic range 20
+    SourceFactory(ra_deg=subject.ra_deg, dec_deg=subject.dec_deg + offset_deg, flux_mean_jy=flux_jy)
+    assessment = assess_image(image=subject)
+    assert assessment.grade == grade
+    assert outcomes(assessment, "dynamic_range") == ({"skip"} if grade == "excellent" else {"pass", "warn", "fail"})
+
+
+def test_the_brightest_source_of_the_field_decides_how_far_the_dynamic_range_could_reach():
+    subject = image(peak_jy_per_beam=0.01)
+    for flux_jy in (0.001, 0.2, 0.01):
+        SourceFactory(ra_deg=subject.ra_deg, dec_deg=subject.dec_deg, flux_mean_jy=flux_jy)
+    assert assess_image(image=subject).grade == "poor"
+
+
+def test_a_gain_table_has_no_phases_over_channels_and_no_windows_to_judge():
+    assessment = assess_calibration_table(table=table(kind="G", phase_scatter_deg=None, spectral_windows=[]))
+    assert assessment.grade == "excellent"
+    skipped = assessment.findings.filter(outcome="skip")
+    assert {f.metric.split("_")[0] for f in skipped} == {"phase", "worst"}
+    assert {f.reason for f in skipped} == {"a gain table has one value for all channels"}
+
+
+@pytest.mark.parametrize("missing", ["flagged_fraction", "median_snr", "median_amplitude", "phase_scatter_deg"])
+def test_a_bandpass_table_with_a_figure_missing_is_unknown(missing):
+    assert assess_calibration_table(table=table(**{missing: None})).grade == "unknown"
+
+
+def test_a_bandpass_table_without_windows_is_unknown():
+    assert assess_calibration_table(table=table(spectral_windows=[])).grade == "unknown"
+
+
+def test_a_table_without_any_solution_is_poor_although_its_amplitude_is_not_known():
+    nothing = {"flagged_fraction": 1.0, "median_snr": 0.0, "median_amplitude": None}
+    assert assess_calibration_table(table=table(kind="G", **nothing)).grade == "poor"
