@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -28,6 +29,8 @@ from django.conf import settings
 from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
 
 WORK_FOLDER = ".work"
+# astropy and numpy's tofile raise OSErrors of their own, without errno.
+_FULL_WITHOUT_NUMBER = re.compile(r"Not enough space on disk|\d+ requested and \d+ written")
 
 
 def products_root() -> Path:
@@ -61,18 +64,26 @@ def workspace() -> Iterator[Path]:
     Raises DiskFull in place of the operating system's ENOSPC or EDQUOT.
     """
     base = products_root() / WORK_FOLDER
-    base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
+    with _full_disk_named():
+        base.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
     try:
-        yield folder
+        with _full_disk_named():
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk_named() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL_WITHOUT_NUMBER.search(str(error)):
             raise DiskFull(
                 "The disk under the products root is full; nothing was recorded. Free some space and run again."
             ) from error
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(source: Path, destination: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,3 +201,16 @@ def field_flags(field_tile, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("field_flags") / "flags.h5"
     flag(measurement_set=field_tile.path, output=path, parameters=FlaggingParameters())
     return path
+
+
+@pytest.fixture
+def tiny_disk(tmp_path, settings) -> Iterator[Path]:
+    """A file system of half a megabyte as products root. Mounting needs root; elsewhere the test says so."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=512k,nr_inodes=64", "tmpfs", str(place)]
+    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    settings.CONTIMG_PRODUCTS_ROOT = place
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -34,9 +34,7 @@ def versions() -> dict[str, str]:
     return {"applier": "1", "python-casacore": version("python-casacore")}
 
 
-def apply(
-    *, measurement_set: Path, flag_table: Path, tables: Sequence[Path], output: Path
-) -> AppliedCalibration:
+def apply(*, measurement_set: Path, flag_table: Path, tables: Sequence[Path], output: Path) -> AppliedCalibration:
     """Write `output`: DATA divided by g_i conj(g_j), weights multiplied by its squared modulus.
 
     Channels and antennas are matched by frequency and name; what has no unflagged solution is flagged. Raises

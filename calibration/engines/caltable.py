@@ -13,7 +13,7 @@ from astropy.coordinates import EarthLocation
 from astropy.time import Time
 from pyuvdata import Telescope, UVCal
 
-from observations.engines.measurement_set import Header, open_table
+from observations.engines.measurement_set import Header, open_table, require_space
 from observations.telescope import DISH_DIAMETER_M, location
 
 
@@ -36,10 +36,9 @@ class Table:
     solution: Solution
 
 
-def write_table(
-    path: Path, kind: str, solution: Solution, header: Header, reference: int, calibrator: str
-) -> str:
-    """Write one table; returns its content checksum."""
+def write_table(path: Path, kind: str, solution: Solution, header: Header, reference: int, calibrator: str) -> str:
+    """Write one table; returns its content checksum. Raises DiskFull before it begins."""
+    require_space(path.parent, 20 * solution.gains.size)
     middle = Time(header.mid_mjd, format="mjd", scale="utc")
     wide_band = kind == "G"
     frequencies = (

@@ -58,7 +58,9 @@ def subtract(
     Returns each model's mean apparent flux in Jy, over unflagged weights: what an image of the set would show.
     """
     header = read_header(measurement_set)
-    amplitudes = [model.flux_jy(header.frequency_hz) * beam_response(model, header, pointing_dec_deg) for model in models]
+    amplitudes = [
+        model.flux_jy(header.frequency_hz) * beam_response(model, header, pointing_dec_deg) for model in models
+    ]
     sums, weight = np.zeros(len(models)), _Sum()
     copy_with(measurement_set, output, _less(measurement_set, header, models, amplitudes, sums, weight))
     return [float(value / weight.value) for value in sums]

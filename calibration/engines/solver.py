@@ -204,9 +204,7 @@ def _normalise(bandpass: Solution) -> tuple[Solution, np.ndarray]:
     return Solution(gains=gains, flags=bandpass.flags, snr=bandpass.snr), level
 
 
-def _average_channels(
-    coherency: np.ndarray, weight: np.ndarray, bandpass: Solution
-) -> tuple[np.ndarray, np.ndarray]:
+def _average_channels(coherency: np.ndarray, weight: np.ndarray, bandpass: Solution) -> tuple[np.ndarray, np.ndarray]:
     """Bandpass-corrected sums over channels, shape (antenna, antenna, 1, polarization)."""
     gains = np.where(bandpass.flags, 0, bandpass.gains)
     model = gains[:, None] * np.conj(gains[None])

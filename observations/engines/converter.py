@@ -19,8 +19,11 @@ from astropy.time import Time
 from pyuvdata import UVData
 
 from contimg.exceptions import EngineFailed
-from observations.engines.measurement_set import content_checksum
+from observations.engines.measurement_set import content_checksum, require_space
 from observations.telescope import INTEGRATION_S, apparent_dec_deg, meridian_icrs, use_bundled_iers
+
+
+BYTES_PER_VISIBILITY = 13  # 8 for DATA, 4 for WEIGHT_SPECTRUM, 1 for FLAG; measured 12.3
 
 
 class SubbandsDisagree(EngineFailed):
@@ -62,7 +65,7 @@ def convert(*, files: Sequence[Path], output: Path) -> ConvertedSet:
     """Write `output` (a measurement set) from the subband files of one tile.
 
     Raises SubbandUnreadable for a truncated or foreign file, SubbandsDisagree when the files are not of one
-    observation (other antennas, other times), AllFlagged when no antenna has data.
+    observation (other antennas, other times), AllFlagged when no antenna has data, DiskFull before it writes.
     """
     use_bundled_iers()
     uv = _read(files)
@@ -88,6 +91,7 @@ def convert(*, files: Sequence[Path], output: Path) -> ConvertedSet:
         nan_fraction=nan_fraction,
         flagged_fraction=flagged,
     )
+    require_space(output.parent, BYTES_PER_VISIBILITY * uv.data_array.size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # uneven channel spacing where a subband is missing is meant
         uv.write_ms(str(output), clobber=False, run_check=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from casacore.tables import table
 
-from contimg.exceptions import EngineFailed
+from contimg.exceptions import DiskFull, EngineFailed
 
 ROWS_AT_ONCE = 20_000
+SPARE_BYTES = 2_000_000  # for what rounds up
 CHECKSUM_COLUMNS = ("TIME", "ANTENNA1", "ANTENNA2", "UVW", "DATA", "FLAG", "WEIGHT_SPECTRUM")
 
 
@@ -114,11 +116,21 @@ def _rows(main: table, times: np.ndarray, start: int, count: int) -> Rows:
     )
 
 
+def require_space(folder: Path, size_bytes: float) -> None:
+    """Raises DiskFull unless so much is free: casacore that meets a full disk ends the whole process (SIGABRT)."""
+    if shutil.disk_usage(folder).free < size_bytes + SPARE_BYTES:
+        raise DiskFull(
+            f"Writing a measurement set takes {size_bytes / 1e6:.0f} MB and the disk has less; nothing was recorded. "
+            "Free some space and run again."
+        )
+
+
 def copy_with(path: Path, output: Path, blocks: Iterator[tuple[Rows, np.ndarray, np.ndarray, np.ndarray]]) -> None:
     """A copy of a measurement set with new DATA, FLAG and WEIGHT_SPECTRUM, given block by block; `path` is not touched.
 
-    WEIGHT follows as the median over channels.
+    WEIGHT follows as the median over channels. Raises DiskFull before it begins.
     """
+    require_space(output.parent, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     with open_table(path) as source:
         source.copy(str(output), deep=True, valuecopy=False).close()
     with open_table(output, readonly=False) as main:
@@ -144,5 +156,3 @@ def content_checksum(path: Path) -> str:
 
 def casacore_versions() -> dict[str, str]:
     return {"python-casacore": version("python-casacore")}
-
-

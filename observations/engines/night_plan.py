@@ -143,9 +143,7 @@ def _clear_place(
     others: Sequence[SkyCoord],
 ) -> SkyCoord:
     for _ in range(1000):
-        place = centre.directional_offset_by(
-            rng.uniform(0, 360) * u.deg, radius_deg * np.sqrt(rng.uniform()) * u.deg
-        )
+        place = centre.directional_offset_by(rng.uniform(0, 360) * u.deg, radius_deg * np.sqrt(rng.uniform()) * u.deg)
         if all(place.separation(other).arcsec >= min_separation_arcsec for other in others):
             return place
     raise ValueError("the field is too full for the wanted separation; ask for fewer sources")

@@ -259,5 +259,3 @@ def _telescope(n_antennas: int, positions: bytes) -> Telescope:
         x_orientation="east",
         instrument="DSA-110 (simulated)",
     )
-
-

@@ -38,9 +38,7 @@ def test_the_position_is_the_published_one(name):
     assert off.arcsec < 0.01
 
 
-@pytest.mark.parametrize(
-    ("name", "index"), [("3C48", -0.83), ("3C138", -0.55), ("3C147", -0.75), ("3C286", -0.50)]
-)
+@pytest.mark.parametrize(("name", "index"), [("3C48", -0.83), ("3C138", -0.55), ("3C147", -0.75), ("3C286", -0.50)])
 def test_the_spectrum_falls_over_the_band_as_it_is_known_to(name, index):
     model = calibrator_model(Calibrator.objects.get(name=name))
 

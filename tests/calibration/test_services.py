@@ -47,7 +47,9 @@ def raw_set(**fields) -> MeasurementSet:
 def table_set(name: str = "cal_1", *, hours: float = 0.0, kinds: str = "BG", **fields) -> list[CalibrationTable]:
     """Tables solved that many hours before the tile, valid for twelve on both sides."""
     source = MeasurementSetFactory(observed_at=FIRST_TILE - timedelta(hours=hours))
-    return [CalibrationTableFactory(set_name=name, kind=kind, source_measurement_set=source, **fields) for kind in kinds]
+    return [
+        CalibrationTableFactory(set_name=name, kind=kind, source_measurement_set=source, **fields) for kind in kinds
+    ]
 
 
 # --- choosing ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,20 @@ from calibration.engines.solver import (
 from images.engines.fits_header import celestial_header
 from observations.engines.measurement_set import Header, content_checksum, read_header, read_rows
 from observations.engines.simulator import Instrument, SkySource
-from tests.science import CALIBRATOR, MODEL, QUIET, Observed, calibrator_plan, edited, field_centre, gains_of, observe, relative_to, solved, true_gains
+from tests.science import (
+    CALIBRATOR,
+    MODEL,
+    QUIET,
+    Observed,
+    calibrator_plan,
+    edited,
+    field_centre,
+    gains_of,
+    observe,
+    relative_to,
+    solved,
+    true_gains,
+)
 
 
 def no_flags(tile: Observed, folder: Path) -> Path:
@@ -78,7 +91,9 @@ def test_phases_are_relative_to_the_reference_antenna(calibrator_tile, calibrato
 
 
 @pytest.mark.parametrize("wanted", ["", "pad999"])
-def test_without_a_wanted_reference_one_near_the_centre_with_data_is_taken(calibrator_tile, calibrator_flags, tmp_path, wanted):
+def test_without_a_wanted_reference_one_near_the_centre_with_data_is_taken(
+    calibrator_tile, calibrator_flags, tmp_path, wanted
+):
     positions = read_header(calibrator_tile.path).antenna_positions_m
     distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
 
@@ -160,9 +175,7 @@ def test_the_signal_to_noise_is_that_of_the_scatter(tmp_path):
 
 
 def test_a_solution_below_the_wanted_signal_to_noise_is_flagged(calibrator_tile, calibrator_flags, tmp_path):
-    tables = solved(
-        calibrator_tile.path, calibrator_flags[0], tmp_path, parameters=SolvingParameters(min_snr=10.0)
-    )
+    tables = solved(calibrator_tile.path, calibrator_flags[0], tmp_path, parameters=SolvingParameters(min_snr=10.0))
     snr = read_table(tables.tables[0].path).solution.snr
     (tmp_path / "strict").mkdir()
     limit = float(np.median(snr))
@@ -193,7 +206,9 @@ def test_a_tile_with_nothing_left_is_refused(calibrator_tile, calibrator_flags, 
         solved(path, calibrator_flags[0], tmp_path)
 
 
-def test_solving_leaves_the_measurement_set_alone_and_repeats_itself(calibrator_tile, calibrator_flags, calibrator_tables, tmp_path):
+def test_solving_leaves_the_measurement_set_alone_and_repeats_itself(
+    calibrator_tile, calibrator_flags, calibrator_tables, tmp_path
+):
     before = content_checksum(calibrator_tile.path)
 
     again = solved(calibrator_tile.path, calibrator_flags[0], tmp_path)
@@ -203,7 +218,9 @@ def test_solving_leaves_the_measurement_set_alone_and_repeats_itself(calibrator_
 
 
 # --- what the model must hold ---------------------------------------------------------------------------------------------
-def test_a_model_without_the_drift_through_the_beam_is_three_percent_wrong(calibrator_tile, calibrator_flags, calibrator_tables, tmp_path):
+def test_a_model_without_the_drift_through_the_beam_is_three_percent_wrong(
+    calibrator_tile, calibrator_flags, calibrator_tables, tmp_path
+):
     """Gains against a calibrator that stays on the axis are low, so everything calibrated with them comes out high."""
     header = read_header(calibrator_tile.path)
     response = calibrator_models.beam_response(MODEL, header, calibrator_tile.plan.pointing_dec_deg)
@@ -292,13 +309,13 @@ def test_stefcal_agrees_with_a_general_least_squares_program():
     model = rng.normal(3, 0.2, (n, n)) * np.exp(1j * rng.uniform(-np.pi, np.pi, (n, n)))
     weight = rng.uniform(0.5, 2, (n, n))
     pairs = list(itertools.combinations(range(n), 2))
-    visibility = {(i, j): true[i] * np.conj(true[j]) * model[i, j] + 0.2 * (rng.normal() + 1j * rng.normal()) for i, j in pairs}
+    visibility = {
+        (i, j): true[i] * np.conj(true[j]) * model[i, j] + 0.2 * (rng.normal() + 1j * rng.normal()) for i, j in pairs
+    }
 
     def misfit(p: np.ndarray) -> np.ndarray:
         g = p[:n] + 1j * p[n:]
-        residual = [
-            np.sqrt(weight[i, j]) * (visibility[i, j] - g[i] * np.conj(g[j]) * model[i, j]) for i, j in pairs
-        ]
+        residual = [np.sqrt(weight[i, j]) * (visibility[i, j] - g[i] * np.conj(g[j]) * model[i, j]) for i, j in pairs]
         return np.concatenate([np.real(residual), np.imag(residual)])
 
     best = least_squares(misfit, np.r_[true.real, true.imag], xtol=1e-14, ftol=1e-14, gtol=1e-14).x

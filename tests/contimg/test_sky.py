@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import astropy.units as u
+import cdshealpix
+import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 from hypothesis import HealthCheck, example, given, settings
@@ -12,6 +14,8 @@ from contimg.sky import (
     HEALPIX_DEPTH,
     MAX_CONE_RANGES,
     MAX_RADIUS_DEG,
+    ROUNDING_DEG,
+    _reach_deg,
     cone_ranges,
     healpix_index,
     healpix_indices,
@@ -20,9 +24,6 @@ from sources.models import Source
 from tests.factories import SourceFactory
 
 ARCSEC = 1 / 3600
-# The database computes in its own floating point: closer to the edge than this either answer is right.
-ROUNDING_DEG = 1e-9
-
 ras = st.one_of(st.floats(0, 360, exclude_max=True), st.sampled_from([0.0, 1e-9, 90.0, 359.9999999]))
 decs = st.one_of(st.floats(-90, 90), st.sampled_from([-90.0, -89.9999, 0.0, 41.8103, 89.9999, 90.0]))
 radii = st.one_of(
@@ -67,6 +68,7 @@ def test_a_cone_holds_what_the_great_circle_says_nearest_first(ra_deg, dec_deg, 
 
     found = list(Source.objects.within_cone(ra_deg=ra_deg, dec_deg=dec_deg, radius_deg=radius_deg))
 
+    # The database computes in its own floating point: this close to the edge either answer is right.
     surely = {pk for pk, separation in true_deg.items() if separation <= radius_deg - ROUNDING_DEG}
     perhaps = {pk for pk, separation in true_deg.items() if separation <= radius_deg + ROUNDING_DEG}
     assert surely <= {row.pk for row in found} <= perhaps
@@ -100,6 +102,37 @@ def test_the_ranges_of_a_cone_have_the_cell_of_every_place_in_it(ra_deg, dec_deg
     ranges = cone_ranges(ra_deg, dec_deg, radius_deg)
     for cell in healpix_indices(places.ra.deg, places.dec.deg):
         assert any(first <= cell < end for first, end in ranges)
+
+
+@pytest.mark.parametrize(
+    ("ra_deg", "dec_deg", "radius_deg"),
+    [
+        (229.98693139620232, 89.99677535762488, 0.0045673311200981545),
+        (27.51874589290706, -89.03729333315168, 0.7669838629051745),
+        (40.743160257790805, -87.17652570218395, 2.850007249407674),
+        (10.0, 90.0, 10.0),
+    ],
+)
+def test_cells_on_the_seams_at_a_pole_are_not_forgotten(ra_deg, dec_deg, radius_deg):
+    """The seams of HEALPix's faces are at RA 0, 90, 180 and 270; cdshealpix's own cones lack cells there."""
+    chance = np.random.default_rng(1)
+    ra = chance.integers(0, 4, 3000) * 90 + chance.choice([-1, 1], 3000) * 10 ** chance.uniform(-6, 0.5, 3000)
+    dec = np.copysign(90 - chance.random(3000) * 2 * (radius_deg + 90 - abs(dec_deg)), dec_deg)
+    places = SkyCoord(ra * u.deg, dec * u.deg)
+    places = places[places.separation(SkyCoord(ra_deg * u.deg, dec_deg * u.deg)).deg <= radius_deg]
+    assert len(places) > 50
+    ranges = cone_ranges(ra_deg, dec_deg, radius_deg)
+    for cell in healpix_indices(places.ra.deg, places.dec.deg):
+        assert any(first <= cell < end for first, end in ranges)
+
+
+@pytest.mark.parametrize("depth", range(6))
+def test_no_cell_reaches_farther_than_we_think(depth):
+    cells = np.arange(12 * 4**depth, dtype=np.uint64)
+    centres = SkyCoord(*cdshealpix.healpix_to_lonlat(cells, depth))
+    borders = SkyCoord(*cdshealpix.vertices(cells, depth, 4))
+    farthest = borders.separation(centres[:, np.newaxis]).deg.max()
+    assert farthest == pytest.approx(_reach_deg(depth), abs=ROUNDING_DEG)
 
 
 @settings(max_examples=300, deadline=None)

@@ -125,9 +125,7 @@ def test_what_is_subtracted_is_what_was_found(psf):
 
     found = clean(residual, psf, threshold=0.01)
 
-    left = residual - sum(
-        flux * moved(psf, y, x) for y, x, flux in zip(found.y, found.x, found.flux_jy, strict=True)
-    )
+    left = residual - sum(flux * moved(psf, y, x) for y, x, flux in zip(found.y, found.x, found.flux_jy, strict=True))
     assert np.abs(left[32:96, 32:96]).max() <= 0.0101
 
 

@@ -156,9 +156,7 @@ def test_noise_peak_and_dynamic_range_are_of_the_flat_noise_image(field, product
 def test_thermal_noise_is_the_textbooks(field):
     """SEFD / sqrt(2 N (N-1) dnu dt) for two polarizations, natural weights, N = 14 and all of band and time."""
     n, n_samples = 14, 8 * 32
-    thermal = thermal_rms_jy_per_beam(
-        measurement_set=field, n_effective_visibilities=2 * n * (n - 1) / 2 * n_samples
-    )
+    thermal = thermal_rms_jy_per_beam(measurement_set=field, n_effective_visibilities=2 * n * (n - 1) / 2 * n_samples)
 
     width_hz, time_s = 187.5e6 / 768, 12.885
     assert thermal == pytest.approx(300 / np.sqrt(2 * n * (n - 1) * width_hz * time_s * n_samples), rel=1e-3)

@@ -13,6 +13,7 @@ import pytest
 from astropy.coordinates import AltAz, SkyCoord
 from astropy.time import Time
 
+from contimg.exceptions import DiskFull
 from observations.conversion import GroupIncomplete, GroupOverfull, make_measurement_set, record_measurement_set
 from observations.engines.converter import AllFlagged, SubbandsDisagree, SubbandUnreadable, convert
 from observations.engines.measurement_set import read_header, read_rows
@@ -260,6 +261,14 @@ def test_a_tile_with_everything_flagged_is_refused(files, tmp_path):
 
     with pytest.raises(AllFlagged):
         convert(files=files, output=tmp_path / "raw.ms")
+
+
+def test_a_full_disk_is_met_before_casacore_meets_it(files, tiny_disk):
+    """casacore aborts the process when a flush fails, so that no `except` would ever see it."""
+    with pytest.raises(DiskFull, match="Free some space"):
+        convert(files=files, output=tiny_disk / "raw.ms")
+
+    assert list(tiny_disk.iterdir()) == []
 
 
 # --- groups -----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from casacore.tables import table, taql
 
+from contimg.exceptions import DiskFull
 from observations.engines.measurement_set import (
     BrokenMeasurementSet,
     content_checksum,
@@ -93,6 +94,13 @@ def test_a_copy_stands_by_itself(small, tmp_path):
 
     assert read_header(tmp_path / "copy.ms").antenna_names == ("pad001", "pad002", "pad003", "pad004")
     assert taql("SELECT FROM $1 WHERE ALL(FLAG)", tables=[table(str(tmp_path / "copy.ms"), ack=False)]).nrows() == 30
+
+
+def test_a_copy_that_would_fill_the_disk_is_not_begun(small, tiny_disk):
+    with pytest.raises(DiskFull, match="Free some space"):
+        copy_with(small, tiny_disk / "copy.ms", doubled(small))
+
+    assert list(tiny_disk.iterdir()) == []
 
 
 def emptied(path: Path) -> None:

@@ -196,7 +196,9 @@ def test_names_are_skewed_and_headers_are_not(tmp_path):
 def test_gains_change_by_one_to_two_percent_from_night_to_night():
     instrument = Instrument(n_antennas=96)
     frequency_hz = np.linspace(1.31e9, 1.49e9, 32)
-    ratios = [antenna_gains(instrument, n + 1, frequency_hz) / antenna_gains(instrument, n, frequency_hz) for n in range(6)]
+    ratios = [
+        antenna_gains(instrument, n + 1, frequency_hz) / antenna_gains(instrument, n, frequency_hz) for n in range(6)
+    ]
 
     assert 0.012 < np.abs(ratios).std() < 0.018
     assert 1 < np.degrees(np.angle(ratios).std()) < 4
@@ -245,7 +247,9 @@ def test_pyuvdata_and_the_converter_read_the_files(tmp_path):
 
 
 # --- plans -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("calibrator", [CALIBRATOR, SkySource("3C48", 24.4220808, 33.1597594, 16.0)], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "calibrator", [CALIBRATOR, SkySource("3C48", 24.4220808, 33.1597594, 16.0)], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("hour", [0.0, 5.5, 11.0, 17.3, 23.9])
 def test_transit_is_the_first_time_afterwards_that_the_hour_angle_is_zero(calibrator, hour):
     after = datetime(2026, 3, 20, tzinfo=UTC) + timedelta(hours=hour)

@@ -4,6 +4,7 @@ import builtins
 import dataclasses
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,3 +160,34 @@ def test_the_position_error_is_half_a_beam_over_the_signal():
 
 def test_the_engine_says_its_version():
     assert finder.versions()["bdsf"]
+
+
+def test_a_faint_source_that_no_gaussian_fits_is_still_found(tmp_path):
+    """PyBDSF drops a fit that noise made narrow, or keeps the island as its highest pixel; neither loses the source."""
+    places = [offset(*CENTRE, east, north) for east in range(-600, 601, 200) for north in range(-600, 601, 200)]
+    files = write_tile(tmp_path, [(ra, dec, 9 * RMS) for ra, dec in places], fwhm_px=1e6, seed=21)
+    found = search(files)
+    seen = [any(separation_arcsec(one, place) < 10 for one in found) for place in places]
+    assert np.mean(seen) >= 0.95
+    assert all(one.flux_jy > 0 for one in found)
+
+
+@pytest.mark.parametrize("change", [{"peak_flux_max": 0.0}, {"peak_flux_max": np.nan}, {"total_flux": np.inf}])
+def test_a_fit_without_a_flux_is_not_a_detection(change):
+    fit = SimpleNamespace(
+        **{"peak_flux_max": 0.1, "total_flux": 0.1, "total_fluxE": 0.0, "size_sky": (0, 0, 0)} | change
+    )
+    place = finder._Place(3.0, 3.0, 150.0, 30.0)
+    assert finder._detection(fit, place, BEAM, np.full((8, 8), RMS)) is None
+
+
+def test_a_fit_whose_place_is_blank_or_off_the_sky_is_not_a_detection():
+    fit = SimpleNamespace(peak_flux_max=0.1, total_flux=0.1, total_fluxE=0.0, size_sky=(0, 0, 0))
+    noise = np.full((8, 8), np.nan)
+    assert finder._detection(fit, finder._Place(3.0, 3.0, 150.0, 30.0), BEAM, noise) is None
+    assert finder._detection(fit, finder._Place(3.0, 3.0, np.nan, np.nan), BEAM, np.ones((8, 8))) is None
+
+
+def test_what_pybdsf_refuses_is_a_failure_of_the_data_in_one_line(field):
+    with pytest.raises(EngineFailed, match="PyBDSF could not search the image"):
+        find(files=field[0], detection_sigma=-1.0, island_sigma=3.5)
