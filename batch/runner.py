@@ -21,6 +21,8 @@ from observations.models import SubbandGroup
 
 log = structlog.get_logger(__name__)
 
+UNEXPECTED = "internal_error"  # the code of an error that is none of ours
+
 
 @dataclass
 class TileReport:
@@ -86,12 +88,19 @@ def _run_stage(report: TileReport, stage: Stage, options: Options) -> None:
         run_one(stage, report.tile, options)
     except ContimgError as error:
         waits = isinstance(error, WaitingForCalibration)
-        report.state, report.stage = "waiting" if waits else "failed", stage.name
-        report.code, report.detail = error.code, str(error)
-        log.warning("stage_stopped", tile=report.tile.name, stage=stage.name, code=error.code, detail=str(error))
+        _stop(report, stage, state="waiting" if waits else "failed", code=error.code, detail=str(error))
+    # The worker's edge: a fault of ours or of a library, met in one tile's data, must not take the night with it.
+    except Exception as error:
+        log.exception("stage_broke", tile=report.tile.name, stage=stage.name)
+        _stop(report, stage, state="failed", code=UNEXPECTED, detail=f"{type(error).__name__}: {error}")
     else:
         report.stages_run.append(stage.name)
         log.info("stage_done", tile=report.tile.name, stage=stage.name)
+
+
+def _stop(report: TileReport, stage: Stage, *, state: str, code: str, detail: str) -> None:
+    report.state, report.stage, report.code, report.detail = state, stage.name, code, detail
+    log.warning("stage_stopped", tile=report.tile.name, stage=stage.name, code=code, detail=detail)
 
 
 def run_one(stage: Stage, tile: SubbandGroup, options: Options) -> None:
@@ -115,5 +124,3 @@ def _alone() -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-

@@ -132,9 +132,7 @@ def _calibrate(tile: SubbandGroup, options: Options, folder: Path) -> Record:
     )
 
     def record() -> None:
-        flags = record_flags(
-            measurement_set=measurement_set, flagging=flagging, calibrator=calibrator, folder=folder
-        )
+        flags = record_flags(measurement_set=measurement_set, flagging=flagging, calibrator=calibrator, folder=folder)
         if solved and calibrator:
             for table in record_tables(
                 measurement_set=measurement_set, flag_table=flags, calibrator=calibrator, solved=solved

@@ -65,7 +65,9 @@ def known(value: float | None) -> float:
 
 
 def _sources(tile: dict) -> list[SkySource]:
-    return [SkySource(**{**source, "flux_coefficients": tuple(source["flux_coefficients"])}) for source in tile["sources"]]
+    return [
+        SkySource(**{**source, "flux_coefficients": tuple(source["flux_coefficients"])}) for source in tile["sources"]
+    ]
 
 
 def _compare_tile(image: Image, tile: dict) -> TileTruth:
@@ -118,7 +120,7 @@ def _match(
         separation = found.separation(place).arcsec
         nearest = int(separation.argmin())
         band = next((name for name, (low, high) in BANDS.items() if low <= snr[index] < high), "")
-        if not band or separation[nearest] > MATCH_BEAMS * known(image.bmaj_arcsec):
+        if not band or not separation[nearest] <= MATCH_BEAMS * known(image.bmaj_arcsec):
             continue
         row.n_found[band] += 1
         if band == "above 10":
@@ -129,9 +131,7 @@ def _match(
             row.dec_offsets_arcsec.append(north.arcsec)
 
 
-def _count_false(
-    row: TileTruth, image: Image, detections: list[Measurement], found: SkyCoord, real: SkyCoord
-) -> None:
+def _count_false(row: TileTruth, image: Image, detections: list[Measurement], found: SkyCoord, real: SkyCoord) -> None:
     for measurement, place in zip(detections, found, strict=True):
         if len(real) == 0 or real.separation(place).arcsec.min() > FALSE_BEAMS * known(image.bmaj_arcsec):
             row.n_false += 1

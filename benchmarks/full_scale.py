@@ -36,7 +36,7 @@ from images.engines.primary_beam import write_corrected, write_primary_beam  # n
 from images.engines.registry import get_imager  # noqa: E402
 from observations.engines.converter import convert  # noqa: E402
 from observations.engines.night_plan import NightPlan, plan_nights  # noqa: E402
-from observations.engines.simulator import Instrument, SkySource, simulate_tile  # noqa: E402
+from observations.engines.simulator import Instrument, SkySource, TilePlan, simulate_tile  # noqa: E402
 from observations.telescope import INTEGRATION_S, N_INTEGRATIONS  # noqa: E402
 from sources.engines import finder  # noqa: E402
 from sources.engines.forced import ImageFiles, RestoringBeam, force  # noqa: E402
@@ -54,15 +54,10 @@ class Tile:
 
     folder: Path
     instrument: Instrument
-    n_sources: int
+    plan: TilePlan
     parameters: ImagingParameters
     imager: str
     threads: int
-
-    @property
-    def plan(self):
-        night = NightPlan(nights=1, tiles=1, sources_per_tile=self.n_sources, variable=False)
-        return plan_nights(self.instrument, night, CALIBRATOR)[0]
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -226,10 +221,12 @@ STEPS = (
 def main(argv: list[str] | None = None) -> None:
     options = _options(argv)
     with tempfile.TemporaryDirectory(prefix="contimg-full-scale-", dir=options.folder) as scratch:
+        instrument = Instrument(n_antennas=options.antennas, channels_per_subband=options.channels)
+        night = NightPlan(nights=1, tiles=1, sources_per_tile=options.sources, variable=False)
         tile = Tile(
             folder=Path(scratch),
-            instrument=Instrument(n_antennas=options.antennas, channels_per_subband=options.channels),
-            n_sources=options.sources,
+            instrument=instrument,
+            plan=plan_nights(instrument, night, CALIBRATOR)[0],
             parameters=ImagingParameters(size_px=options.size_px, pixel_arcsec=options.pixel_arcsec),
             imager=options.imager,
             threads=options.threads,

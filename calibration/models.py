@@ -66,9 +66,7 @@ class CalibrationTable(Product):
 
     kind = models.CharField(max_length=1, choices=Kind.choices)
     set_name = models.CharField(max_length=100)
-    source_measurement_set = models.ForeignKey(
-        MeasurementSet, on_delete=models.PROTECT, related_name="solved_tables"
-    )
+    source_measurement_set = models.ForeignKey(MeasurementSet, on_delete=models.PROTECT, related_name="solved_tables")
     flag_table = models.ForeignKey(FlagTable, on_delete=models.PROTECT, related_name="solved_tables")
     calibrator = models.ForeignKey(Calibrator, on_delete=models.PROTECT, related_name="tables")
     solved_at = models.DateTimeField(help_text="When the calibrator was observed (middle of its tile, UTC).")

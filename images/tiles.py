@@ -66,7 +66,9 @@ def thermal_rms_jy_per_beam(*, measurement_set: MeasurementSet, n_effective_visi
     return one / math.sqrt(n_effective_visibilities)
 
 
-def image_field(measurement_set: Path, calibrator: CalibratorModel, pointing_dec_deg: float, folder: Path) -> Path | None:
+def image_field(
+    measurement_set: Path, calibrator: CalibratorModel, pointing_dec_deg: float, folder: Path
+) -> Path | None:
     """The rest of a calibrator's field as CLEAN components, for solving with it (always by the embedded imager)."""
     from images.engines.peeling import write_field_model
 

@@ -34,7 +34,8 @@ class GroupIncomplete(EngineFailed):
 def conversion_recipe(group: SubbandGroup) -> str:
     """Changes when a file is added, replaced or taken away."""
     files = sorted(
-        (file.root.path, file.relative_path, file.size_bytes, file.modified_at.isoformat()) for file in group.files.all()
+        (file.root.path, file.relative_path, file.size_bytes, file.modified_at.isoformat())
+        for file in group.files.all()
     )
     return digest("convert", files)
 

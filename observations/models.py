@@ -42,9 +42,7 @@ class SubbandGroup(models.Model):
     missing_subbands = models.JSONField(default=list)
     duplicate_subbands = models.JSONField(default=list)
     is_complete = models.GeneratedField(
-        expression=ExpressionWrapper(
-            Q(n_subbands=N_SUBBANDS, n_files=N_SUBBANDS), output_field=models.BooleanField()
-        ),
+        expression=ExpressionWrapper(Q(n_subbands=N_SUBBANDS, n_files=N_SUBBANDS), output_field=models.BooleanField()),
         output_field=models.BooleanField(),
         db_persist=True,
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F, Max, Min, Q
+from django.db.models import Count, F, Max, Min, Q
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
 from contimg.models import Grade
@@ -349,10 +349,13 @@ def _refresh(which: Q) -> None:
     if not sources:
         return
     computed = _statistics_of(chosen)
-    n_judged = sum(one.n >= 2 for one in computed.values())
+    detections = Measurement.objects.fitted().accepted().filter(source__in=chosen.values("pk"))
+    certain = _certain(detections)
+    n_judged = sum(one.n >= 2 for pk, one in computed.items() if pk in certain)
     for source in sources:
-        _set_statistics(source, computed.get(source.pk) or statistics([], []), n_judged)
-    _set_places(sources, Measurement.objects.fitted().accepted().filter(source__in=chosen.values("pk")))
+        one = computed.get(source.pk) or statistics([], [])
+        _set_statistics(source, one, n_judged if source.pk in certain else None)
+    _set_places(sources, detections)
     # An upsert of rows that exist: a hundred times faster than bulk_update's CASE per field and row.
     Source.objects.bulk_create(sources, update_conflicts=True, unique_fields=["id"], update_fields=_COMPUTED)
 
@@ -372,11 +375,29 @@ def _statistics_of(sources: SourceQuerySet) -> dict[int, Statistics]:
     return {source_id: statistics(fluxes[source_id], errors[source_id]) for source_id in fluxes}
 
 
-def _set_statistics(source: Source, computed: Statistics, n_judged: int) -> None:
+CERTAIN_SNR = 7.0  # no noise peak of a year's tiles reaches it
+
+
+def _certain(detections: MeasurementQuerySet) -> set[int]:
+    """Sources seen twice, or once so bright that it cannot be noise.
+
+    A noise peak that is taken for a source has one high epoch, by selection, and looks variable: in the simulated
+    weeks every constant source that was called variable was one of those.
+    """
+    seen = detections.order_by().values("source_id").annotate(times=Count("image", distinct=True), best=Max("snr"))
+    return {row["source_id"] for row in seen if row["times"] >= 2 or (row["best"] or 0) >= CERTAIN_SNR}
+
+
+def _set_statistics(source: Source, computed: Statistics, n_judged: int | None) -> None:
+    """`n_judged` is None for a source that is not certain; it is not judged."""
     source.n_measurements = computed.n
     source.flux_mean_jy, source.flux_max_jy = computed.mean_jy, computed.max_jy
     source.eta, source.v, source.statistics_reason = computed.eta, computed.v, computed.reason
-    source.is_variable = is_variable(eta=computed.eta, n=computed.n, n_sources=n_judged)
+    source.is_variable = n_judged is not None and is_variable(eta=computed.eta, n=computed.n, n_sources=n_judged)
+    if n_judged is None and not source.statistics_reason:
+        source.statistics_reason = (
+            "Detected only once and below 7 sigma, which may be noise: not judged for variability."
+        )
 
 
 def _set_places(sources: Sequence[Source], detections: MeasurementQuerySet) -> None:

@@ -95,7 +95,7 @@ def column(path: Path, name: str) -> np.ndarray:
         return main.getcol(name)
 
 
-# --- geometry by hand: AltAz and three lines of trigonometry, none of it shared with the simulator or the converter ------
+# --- geometry by hand: AltAz and three lines of trigonometry, none of it shared with the simulator or the converter --
 def local_axes_ecef() -> np.ndarray:
     """East, north and up at the array as rows in earth-centred coordinates."""
     lon, lat = np.radians([LONGITUDE_DEG, LATITUDE_DEG])

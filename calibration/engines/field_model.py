@@ -1,4 +1,4 @@
-"""The other sources of a calibrator's field: subtracting the calibrator to see them, predicting them to solve with them.
+"""The other sources of a calibrator's field: seen by subtracting the calibrator, predicted to solve with them.
 
 Gains solved per channel against the calibrator alone absorb part of every source that the model lacks: they come out
 2/(N-1) low in that tile for N antennas (measured: 5% for 40). So the field is imaged once with the first solution and

@@ -29,10 +29,6 @@ VERSION = "1"
 TRIAL_DELAYS_S = np.arange(-200, 201) * 0.25e-9
 
 
-class NoCalibrator(EngineFailed):
-    code = "no_calibrator"
-
-
 class NoSolution(EngineFailed):
     code = "no_solution"
 

@@ -55,9 +55,7 @@ class _Gridder:
 
     def image(self, visibilities: np.ndarray) -> np.ndarray:
         """Dirty image [y, x]."""
-        dirty = ducc0.wgridder.vis2dirty(
-            vis=visibilities, npix_x=self.size_px, npix_y=self.size_px, **self.options
-        )
+        dirty = ducc0.wgridder.vis2dirty(vis=visibilities, npix_x=self.size_px, npix_y=self.size_px, **self.options)
         return np.ascontiguousarray(dirty.T) / np.float32(self.weight_sum)
 
     def psf(self) -> np.ndarray:

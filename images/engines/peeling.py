@@ -22,7 +22,6 @@ from images.engines.fits_header import celestial_header
 from images.engines.imager import CleanResult, Imager, ImagingParameters
 
 
-
 def image_with_calibrators(
     *,
     imager: Imager,
@@ -83,5 +82,3 @@ def write_field_model(
     wcs = celestial_header(header, size_px=parameters.size_px, pixel_arcsec=parameters.pixel_arcsec)
     fits.PrimaryHDU(components, wcs).writeto(path)
     return path
-
-

@@ -22,7 +22,6 @@ from contimg.exceptions import EngineFailed
 from observations.engines.measurement_set import content_checksum, require_space
 from observations.telescope import INTEGRATION_S, apparent_dec_deg, meridian_icrs, use_bundled_iers
 
-
 BYTES_PER_VISIBILITY = 13  # 8 for DATA, 4 for WEIGHT_SPECTRUM, 1 for FLAG; measured 12.3
 
 

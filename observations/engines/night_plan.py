@@ -25,10 +25,10 @@ TRUTH_FILE = "truth.json"
 class NightPlan:
     """`tiles` a night, the first on the calibrator's transit, the others `spacing_s` apart, all on its dec strip.
 
-    Each tile's field has `sources_per_tile` point sources with N(>S) proportional to 1/S between the two fluxes, uniform in
-    a disc, at least `min_separation_arcsec` apart, spectral indices of -0.7 +- 0.2. With `variable`, one source of the
-    last tile changes from night to night with V = 0.4. With `damage`, the last tiles of the second, third and fourth
-    night lack a subband, have heavy interference, have three dead antennas.
+    Each tile's field has `sources_per_tile` point sources with N(>S) proportional to 1/S between the two fluxes,
+    uniform in a disc, at least `min_separation_arcsec` apart, spectral indices of -0.7 +- 0.2. With `variable`, one
+    source of the last tile changes from night to night with V = 0.4. With `damage`, the last tiles of the second,
+    third and fourth night lack a subband, have heavy interference, have three dead antennas.
     """
 
     nights: int = 6

@@ -97,7 +97,7 @@ class TilePlan:
 
 
 def antenna_gains(instrument: Instrument, night: int, frequency_hz: np.ndarray) -> np.ndarray:
-    """True gains, shape (antenna, polarization, channel): delay, ripple and level, other by 1.5% and 2 deg each night."""
+    """True gains, shape (antenna, polarization, channel): delay, ripple, level; other by 1.5% and 2 deg each night."""
     rng = np.random.default_rng([instrument.seed, 1])
     shape = (instrument.n_antennas, 2, 1)
     level = np.exp(rng.normal(0, 0.1, shape)) * np.exp(1j * rng.uniform(-np.pi, np.pi, shape))

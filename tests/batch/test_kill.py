@@ -76,7 +76,10 @@ class Installation:
                     ("observations_measurementset", "path"),
                     ("calibration_flagtable", "path"),
                     ("calibration_calibrationtable", "path"),
-                    *(("images_image", f"{kind}path") for kind in ("", "flat_noise_", "residual_", "primary_beam_", "preview_")),
+                    *(
+                        ("images_image", f"{kind}path")
+                        for kind in ("", "flat_noise_", "residual_", "primary_beam_", "preview_")
+                    ),
                 )
                 for row in database.execute(f"select {column} from {table}")  # noqa: S608
             }

@@ -63,7 +63,10 @@ def test_a_night_becomes_judged_images_sources_and_light_curves_and_again_does_n
     for image in Image.objects.tiles():
         assert image.grade not in ("poor", "unknown")
         assert image.assessments.current().get().findings.exists()
-        assert [applied.table.kind for applied in image.measurement_set.applied_tables.order_by("table__kind")] == ["B", "G"]
+        assert [applied.table.kind for applied in image.measurement_set.applied_tables.order_by("table__kind")] == [
+            "B",
+            "G",
+        ]
         night_of_table = image.measurement_set.applied_tables.first().table.solved_at
         assert abs((night_of_table - image.observed_at).total_seconds()) < 3700
     assert Source.objects.count() >= 8
@@ -207,7 +210,9 @@ def test_nan_visibilities_are_flagged_and_counted(night, raw):
     for path in folder.glob("*_sb0?.hdf5"):
         rewrite(path, "Data/visdata", spoil)
     assert process(folder)["status"] == 0
-    assert MeasurementSet.objects.uncalibrated().get().parameters["nan_fraction"] == pytest.approx(10 / 16 / 8, rel=0.01)
+    assert MeasurementSet.objects.uncalibrated().get().parameters["nan_fraction"] == pytest.approx(
+        10 / 16 / 8, rel=0.01
+    )
     assert np.isfinite(Image.objects.tiles().get().rms_jy_per_beam)
 
 

@@ -52,7 +52,7 @@ def table_set(name: str = "cal_1", *, hours: float = 0.0, kinds: str = "BG", **f
     ]
 
 
-# --- choosing ------------------------------------------------------------------------------------------------------
+# --- choosing --------------------------------------------------------------------------------------------------------
 def test_bandpass_and_gain_of_the_set_are_chosen_in_order_of_application():
     table_set(kinds="GB")
 
@@ -214,7 +214,7 @@ def test_lenience_is_said_only_where_it_was_needed():
     )
 
 
-# --- from files to rows ---------------------------------------------------------------------------------------------
+# --- from files to rows ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def raw(calibrator_tile, tmp_path, products_root) -> MeasurementSet:
     return recorded(calibrator_tile.files, tmp_path / "calibrator")

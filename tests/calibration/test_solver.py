@@ -55,7 +55,7 @@ def flagged_where(tile: Observed, folder: Path, own) -> tuple[Path, Path]:
     return path, folder / "f.h5"
 
 
-# --- true gains ---------------------------------------------------------------------------------------------------------
+# --- true gains ------------------------------------------------------------------------------------------------------
 def test_true_gains_come_back(calibrator_tile, calibrator_tables):
     gains, flags = gains_of(calibrator_tables)
     reference = read_header(calibrator_tile.path).antenna_names.index(calibrator_tables.reference_antenna)
@@ -157,13 +157,15 @@ def test_metrics_are_of_every_subband(calibrator_tables):
 
 
 def test_the_signal_to_noise_is_that_of_the_scatter(tmp_path):
-    """Six noise realisations of one tile: the gains scatter by what the solver says."""
+    """Five noise realisations of one tile: the gains scatter by what the solver says."""
     instrument = Instrument(n_antennas=8, channels_per_subband=1, n_integrations=4, sefd_jy=2000.0)
     amplitudes, snrs = [], []
-    for seed in range(6):
+    for seed in range(5):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        tile = observe(folder, instrument, calibrator_plan(instrument, noise_seed=seed, missing_subbands=range(12)))
+        tile = observe(
+            folder, instrument, calibrator_plan(instrument, noise_seed=seed, missing_subbands=tuple(range(13)))
+        )
         tables = solved(tile.path, no_flags(tile, folder), folder)
         bandpass, gain = (read_table(table.path).solution for table in tables.tables)
         amplitudes.append(np.abs(bandpass.gains * gain.gains))
@@ -217,7 +219,7 @@ def test_solving_leaves_the_measurement_set_alone_and_repeats_itself(
     assert [t.checksum for t in again.tables] == [t.checksum for t in calibrator_tables.tables]
 
 
-# --- what the model must hold ---------------------------------------------------------------------------------------------
+# --- what the model must hold ----------------------------------------------------------------------------------------
 def test_a_model_without_the_drift_through_the_beam_is_three_percent_wrong(
     calibrator_tile, calibrator_flags, calibrator_tables, tmp_path
 ):
@@ -301,7 +303,7 @@ def _share_of_field_left(tile: Observed, header, field: FieldModel, true: np.nda
     return top / bottom
 
 
-# --- StefCal by itself ------------------------------------------------------------------------------------------------------
+# --- StefCal by itself -----------------------------------------------------------------------------------------------
 def test_stefcal_agrees_with_a_general_least_squares_program():
     rng = np.random.default_rng(5)
     n = 5
@@ -369,7 +371,7 @@ def test_stefcal_gives_zero_where_there_are_no_data():
     assert np.abs(np.delete(found, 2)) == pytest.approx(1, abs=1e-5)
 
 
-# --- phase scatter --------------------------------------------------------------------------------------------------------
+# --- phase scatter ---------------------------------------------------------------------------------------------------
 def scatter(phases_rad: np.ndarray, flags=None, frequency_hz=None) -> float | None:
     """Of gains with phases of shape (antenna, channel)."""
     gains = np.exp(1j * np.asarray(phases_rad))[..., None].repeat(2, axis=-1)

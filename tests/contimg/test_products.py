@@ -18,7 +18,7 @@ from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
 from contimg.products import WORK_FOLDER, digest, inside, product_path, publish, size_bytes, workspace
 
 
-# --- publishing --------------------------------------------------------------------------------------------------------
+# --- publishing ------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def made(products_root) -> Path:
     path = products_root / WORK_FOLDER / "1-x" / "x.fits"
@@ -86,7 +86,7 @@ publish(made, "sets/made.ms")
     assert events[4:] == ["rename made.ms", "sync sets"]
 
 
-# --- staying inside ----------------------------------------------------------------------------------------------------
+# --- staying inside --------------------------------------------------------------------------------------------------
 ESCAPES = ["../secret", "/etc/passwd", "images/../../secret", "..", "link/secret", "images/./../../x"]
 
 
@@ -150,7 +150,7 @@ def test_a_product_that_is_gone_is_named():
         product_path("images/x.fits")
 
 
-# --- the work folder ---------------------------------------------------------------------------------------------------
+# --- the work folder -------------------------------------------------------------------------------------------------
 def test_the_work_folder_is_private_named_by_process_and_gone_afterwards(products_root):
     with workspace() as folder, workspace() as other:
         assert folder != other
@@ -163,9 +163,13 @@ def test_the_work_folder_is_private_named_by_process_and_gone_afterwards(product
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(errno.EACCES, "not allowed")])
 def test_the_work_folder_is_removed_whatever_happens_and_the_error_goes_on(products_root, error):
-    with pytest.raises(type(error)) as caught, workspace() as folder:
-        (folder / "half.fits").write_text("half")
-        raise error
+    def fail() -> None:
+        with workspace() as folder:
+            (folder / "half.fits").write_text("half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        fail()
 
     assert caught.value is error
     assert list((products_root / WORK_FOLDER).iterdir()) == []
@@ -180,7 +184,7 @@ def test_a_full_disk_or_quota_is_disk_full(products_root, number):
     assert list((products_root / WORK_FOLDER).iterdir()) == []
 
 
-# --- a disk that is really full ----------------------------------------------------------------------------------------
+# --- a disk that is really full --------------------------------------------------------------------------------------
 def by_hand(folder: Path) -> None:
     (folder / "x").write_bytes(b"0" * 10**6)
 
@@ -225,19 +229,20 @@ def test_a_disk_that_is_full_before_work_begins_is_disk_full_too(tiny_disk):
 
 
 def test_a_disk_that_is_full_when_publishing_is_disk_full(tiny_disk):
-    with pytest.raises(DiskFull), workspace() as folder:
-        (folder / "x").write_text("small")
-        for number in range(100):
-            try:
-                (tiny_disk / f"filler{number}").touch()
-            except OSError:
-                break
-        publish(folder / "x", "new_folder/x")
+    def publish_late() -> None:
+        with workspace() as folder:
+            (folder / "x").write_text("small")
+            with pytest.raises(OSError, match="No space"):
+                by_many_files(tiny_disk)
+            publish(folder / "x", "new_folder/x")
+
+    with pytest.raises(DiskFull):
+        publish_late()
 
     assert not list(tiny_disk.glob("new_folder/*"))
 
 
-# --- small things --------------------------------------------------------------------------------------------------------
+# --- small things ----------------------------------------------------------------------------------------------------
 def test_a_digest_does_not_depend_on_the_order_of_keys_and_sees_every_value():
     assert digest("a", {"x": 1, "y": 2}) == digest("a", {"y": 2, "x": 1})
     assert len({digest("a", 1), digest("a", 1.5), digest("a", None), digest("a", ""), digest("a"), digest("b", 1)}) == 6

@@ -92,7 +92,7 @@ def test_the_mask_grows_by_half_a_beam_and_never_shrinks():
     assert mask.sum() == 1 + 49  # a disc of radius 4
 
 
-# --- minor cycles ------------------------------------------------------------------------------------------------------
+# --- minor cycles ----------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def psf() -> np.ndarray:
     y, x = offsets()
@@ -167,7 +167,7 @@ def test_a_source_at_the_corner_is_cleaned_too(psf):
     assert found.flux_jy.sum() == pytest.approx(0.95, abs=0.1)
 
 
-# --- restoring ---------------------------------------------------------------------------------------------------------
+# --- restoring -------------------------------------------------------------------------------------------------------
 def test_components_are_restored_as_beams_of_their_flux():
     model = np.zeros((SIZE, SIZE), np.float32)
     model[64, 64], model[30, 90] = 2.0, -1.0

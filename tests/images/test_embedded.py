@@ -55,7 +55,7 @@ def image(measurement_set: Path, output: Path, **changes) -> tuple[CleanResult, 
     return result, fits.getdata(result.image_path), fits.getdata(result.residual_path)
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------
+# --- weights ---------------------------------------------------------------------------------------------------------
 def visibilities(n: int = 400, seed: int = 1) -> StokesI:
     rng = np.random.default_rng(seed)
     return StokesI(
@@ -139,7 +139,7 @@ def test_effective_visibilities_predict_the_noise_of_the_image(noise, tmp_path, 
     assert robust_rms(residual) == pytest.approx(1.0 / np.sqrt(result.n_effective_visibilities), rel=0.05)
 
 
-# --- images ------------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
 def test_a_point_source_has_its_flux_and_its_place(point, tmp_path):
     result, plane, residual = image(point, tmp_path)
     wcs = WCS(fits.getheader(result.image_path))
@@ -215,7 +215,7 @@ def test_one_polarization_flagged_leaves_the_other(point, tmp_path):
 
 
 def test_autocorrelations_are_not_imaged(point):
-    header, stokes = load(point)
+    _, stokes = load(point)
 
     assert stokes.uvw_m.shape[0] == 4 * 14 * 13 // 2
     assert np.abs(stokes.visibilities).max() < 3

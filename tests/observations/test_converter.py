@@ -67,7 +67,7 @@ def rows_of(path: Path):
     return rows
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- what comes out --------------------------------------------------------------------------------------------------
 def test_frequencies_ascend_and_every_channel_is_there_once(calibrator_tile: Observed):
     header = read_header(calibrator_tile.path)
     expected = np.sort(np.concatenate([QUIET.subband_frequencies_hz(subband) for subband in range(16)]))
@@ -185,7 +185,7 @@ def test_converting_again_gives_the_same_content(files, tmp_path):
     assert one == other
 
 
-# --- what cannot be converted -----------------------------------------------------------------------------------------
+# --- what cannot be converted ----------------------------------------------------------------------------------------
 def test_a_file_with_another_number_of_antennas_is_named(files, tmp_path):
     other = simulate_tile(Instrument(n_antennas=5, channels_per_subband=2, n_integrations=4), PLAN, tmp_path)
     for subband in (0, 7):  # also where the first of the files is the wrong one
@@ -271,7 +271,7 @@ def test_a_full_disk_is_met_before_casacore_meets_it(files, tiny_disk):
     assert list(tiny_disk.iterdir()) == []
 
 
-# --- groups -----------------------------------------------------------------------------------------------------------
+# --- groups ----------------------------------------------------------------------------------------------------------
 def group_of(folder: Path) -> SubbandGroup:
     index_subbands(folder=folder)
     return SubbandGroup.objects.get()

@@ -126,7 +126,7 @@ def test_a_broken_measurement_set_is_named(small, tmp_path, damage, read):
     broken = edited(small, tmp_path)
     damage(broken)
 
-    with pytest.raises(BrokenMeasurementSet, match="^edited_raw.ms is not a readable measurement set"):
+    with pytest.raises(BrokenMeasurementSet, match=r"^edited_raw\.ms is not a readable measurement set"):
         read(broken)
 
 

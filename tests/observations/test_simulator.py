@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -246,7 +247,7 @@ def test_pyuvdata_and_the_converter_read_the_files(tmp_path):
     assert convert(files=paths, output=tmp_path / "raw.ms").n_channels == 32
 
 
-# --- plans -------------------------------------------------------------------------------------------------------------
+# --- plans -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "calibrator", [CALIBRATOR, SkySource("3C48", 24.4220808, 33.1597594, 16.0)], ids=lambda s: s.name
 )
@@ -288,7 +289,7 @@ def test_only_the_variable_source_changes_and_tiles_come_back_after_a_sidereal_d
     assert len({tile.sources[0].scale for tile in science}) == 3
     assert len({tile.sources[1:] for tile in science}) == 1
     assert len({tile.noise_seed for tile in tiles}) == 6
-    apart = [(b.started_at - a.started_at).total_seconds() for a, b in zip(science, science[1:], strict=False)]
+    apart = [(b.started_at - a.started_at).total_seconds() for a, b in pairwise(science)]
     assert apart == pytest.approx([86164.0905] * 2, abs=1e-3)
 
 

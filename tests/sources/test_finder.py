@@ -188,6 +188,6 @@ def test_a_fit_whose_place_is_blank_or_off_the_sky_is_not_a_detection():
     assert finder._detection(fit, finder._Place(3.0, 3.0, np.nan, np.nan), BEAM, np.ones((8, 8))) is None
 
 
-def test_what_pybdsf_refuses_is_a_failure_of_the_data_in_one_line(field):
-    with pytest.raises(EngineFailed, match="PyBDSF could not search the image"):
-        find(files=field[0], detection_sigma=-1.0, island_sigma=3.5)
+def test_what_pybdsf_refuses_is_a_failure_in_one_line(tmp_path):
+    with pytest.raises(EngineFailed, match=r"PyBDSF could not search the image \(File .* not found"):
+        finder._run(finder._load(), tmp_path, 5.0, 3.5)

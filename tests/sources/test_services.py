@@ -411,3 +411,20 @@ def test_constant_sources_of_many_epochs_are_not_variable_and_the_variable_one_i
     assert list(Source.objects.variable()) == [variable]
     assert variable.v > 0.3
     assert 0.6 < np.median([source.eta for source in Source.objects.exclude(pk=variable.pk)]) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("detections_snr", "judged"), [([5.9], False), ([6.99], False), ([7.0], True), ([5.6, 5.6], True), ([90.0], True)]
+)
+def test_a_source_seen_once_near_the_threshold_may_be_noise_and_is_not_called_variable(detections_snr, judged):
+    source = SourceFactory()
+    fluxes = [0.05, 0.0, 0.001, -0.001, 0.0, 0.001]
+    measured = [MeasurementFactory(source=source, flux_jy=flux, flux_err_jy=0.003) for flux in fluxes]
+    for forced, snr in zip(measured, detections_snr, strict=False):
+        MeasurementFactory(
+            source=source, image=forced.image, is_forced=False, peak_jy_per_beam=snr, rms_jy_per_beam=1.0
+        )
+    refresh_statistics(image=measured[0].image)
+    source.refresh_from_db()
+    assert source.is_variable is judged
+    assert ("not judged" in source.statistics_reason) is not judged

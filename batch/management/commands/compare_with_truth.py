@@ -39,15 +39,17 @@ def summarise(tiles: list[TileTruth], variability: Variability) -> dict[str, Any
     ra = [x for tile in tiles for x in tile.ra_offsets_arcsec]
     dec = [x for tile in tiles for x in tile.dec_offsets_arcsec]
     pulls = [p for tile in tiles for p in tile.forced_pulls]
-    found = {band: (sum(t.n_found[band] for t in tiles), sum(t.n_expected[band] for t in tiles)) for band in tiles[0].n_found}
+    found = {
+        band: (sum(t.n_found[band] for t in tiles), sum(t.n_expected[band] for t in tiles)) for band in tiles[0].n_found
+    }
     normalised = [(ratio - 1) / error for ratio, error in zip(ratios, errors, strict=True)]
     figures = {
         "n_sources": len(ratios),
-        "flux_ratio_median": float(np.median(ratios)),
+        "flux_ratio_median": _median(ratios),
         "flux_ratio_scatter": robust_std(ratios),
         "flux_ratio_scatter_over_predicted": robust_std(normalised),
-        "ra_offset_arcsec": float(np.mean(ra)),
-        "dec_offset_arcsec": float(np.mean(dec)),
+        "ra_offset_arcsec": _mean(ra),
+        "dec_offset_arcsec": _mean(dec),
         "found_of_expected": found,
         "most_false_in_a_tile": max(tile.n_false for tile in tiles),
         "false_above_6_sigma": sum(tile.n_false_above_6 for tile in tiles),
@@ -89,9 +91,10 @@ def as_text(tiles: list[TileTruth], summary: dict[str, Any]) -> list[str]:
     lines = [HEADINGS, *(_row(tile) for tile in tiles), ""]
     lines.append(
         f"{summary['n_sources']} detections above 10 sigma: flux ratio {summary['flux_ratio_median']:.3f}, scatter "
-        f"{summary['flux_ratio_scatter']:.3f} ({summary['flux_ratio_scatter_over_predicted']:.2f} of what their signal to "
-        f"noise predicts), offset {summary['ra_offset_arcsec']:+.2f} {summary['dec_offset_arcsec']:+.2f} arcsec; "
-        f"{summary['n_forced_pulls']} forced fluxes of constant sources are off by {summary['forced_pull_std']:.2f} errors"
+        f"{summary['flux_ratio_scatter']:.3f} ({summary['flux_ratio_scatter_over_predicted']:.2f} of what their signal "
+        f"to noise predicts), offset {summary['ra_offset_arcsec']:+.2f} {summary['dec_offset_arcsec']:+.2f} arcsec; "
+        f"{summary['n_forced_pulls']} forced fluxes of constant sources are off by {summary['forced_pull_std']:.2f} "
+        "errors"
     )
     lines += [f"  {'ok  ' if met else 'MISS'} {limit}" for limit, met in summary["limits"].items()]
     return lines
@@ -104,8 +107,9 @@ def _row(tile: TileTruth) -> str:
     damage = f"  {', '.join(tile.damage)}" if tile.damage else ""
     return (
         f"{tile.name:20} {tile.grade:9} {tile.rms_mjy:6.2f} {tile.rms_over_thermal:6.2f} {tile.dynamic_range:9.0f} "
-        f"{found('above 10'):>7} {found('7 to 10'):>6} {found('5 to 7'):>6} {tile.n_false:5d} {_median(tile.ratios):6.3f} "
-        f"{robust_std(tile.ratios):7.3f} {_mean(tile.ra_offsets_arcsec):+6.2f} {_mean(tile.dec_offsets_arcsec):+6.2f}{damage}"
+        f"{found('above 10'):>7} {found('7 to 10'):>6} {found('5 to 7'):>6} {tile.n_false:5d} "
+        f"{_median(tile.ratios):6.3f} {robust_std(tile.ratios):7.3f} "
+        f"{_mean(tile.ra_offsets_arcsec):+6.2f} {_mean(tile.dec_offsets_arcsec):+6.2f}{damage}"
     )
 
 
