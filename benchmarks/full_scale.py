@@ -41,7 +41,6 @@ from observations.telescope import INTEGRATION_S, N_INTEGRATIONS  # noqa: E402
 from sources.engines import finder  # noqa: E402
 from sources.engines.forced import ImageFiles, RestoringBeam, force  # noqa: E402
 
-
 BUDGET_S = N_INTEGRATIONS * INTEGRATION_S
 MEMORY_LIMIT_GB = 12.0
 CALIBRATOR = SkySource("3C286", 202.7845329, 30.5091550, 0.0, flux_coefficients=(1.2481, -0.4507, -0.1798, 0.0357))

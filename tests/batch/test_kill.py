@@ -22,7 +22,8 @@ N_KILLS = int(os.environ.get("CONTIMG_TEST_KILLS", "10"))
 # Everything that must come out the same: contents and numbers, but no keys, times of writing or paths.
 QUESTIONS = {
     "groups": "select started_at, n_files, n_subbands from observations_subbandgroup",
-    "sets": "select name, is_calibrated, recipe, checksum, flagged_fraction, is_current from observations_measurementset",
+    "sets": """select name, is_calibrated, recipe, checksum, flagged_fraction, is_current
+        from observations_measurementset""",
     "flags": "select recipe, checksum from calibration_flagtable",
     "tables": "select set_name, kind, recipe, checksum, grade from calibration_calibrationtable",
     "applied": """select s.recipe, t.recipe from calibration_appliedtable a

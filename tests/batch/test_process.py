@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from io import StringIO
@@ -82,9 +83,8 @@ def test_a_night_becomes_judged_images_sources_and_light_curves_and_again_does_n
 def test_the_numbers_agree_with_the_truth(night, small_array):
     process(night)
     out = StringIO()
-    with pytest.raises(SystemExit):  # four sources at this small scale are too few for every limit
+    with contextlib.suppress(SystemExit):  # four sources at this small scale are too few for some limits
         call_command("compare_with_truth", night / "truth.json", as_json=True, stdout=out)
-        raise SystemExit
     figures = json.loads(out.getvalue())
     assert figures["flux_ratio_median"] == pytest.approx(1, abs=0.03)
     assert abs(figures["ra_offset_arcsec"]) < 0.5
