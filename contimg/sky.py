@@ -13,6 +13,7 @@ from typing import Self
 
 from django.db import models
 from django.db.models import F, Q, Value
+from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import ASin, Cos, Least, Power, Radians, Sin, Sqrt
 
 HEALPIX_DEPTH = 14  # nested; pixels of 12.9 arcsec, so a 10 arcsec cone touches a handful
@@ -102,14 +103,19 @@ def _merged(cells: Iterable[int], depth: int) -> tuple[tuple[int, int], ...]:
 
 def separation_expression(ra_deg: float, dec_deg: float) -> models.ExpressionWrapper:
     """Great-circle distance in degrees as a database expression (haversine: exact for small angles and poles)."""
-    half_dra = Radians(F("ra_deg") - Value(float(ra_deg))) / 2.0
-    half_ddec = Radians(F("dec_deg") - Value(float(dec_deg))) / 2.0
-    haversine = Power(Sin(half_ddec), 2.0) + Cos(Radians(F("dec_deg"))) * Value(
+    half_dra = Radians(_without_dust(F("ra_deg") - Value(float(ra_deg)))) / 2.0
+    half_ddec = Radians(_without_dust(F("dec_deg") - Value(float(dec_deg)))) / 2.0
+    haversine = Power(Sin(half_ddec), 2.0) + Cos(Radians(_without_dust(F("dec_deg")))) * Value(
         math.cos(math.radians(dec_deg))
     ) * Power(Sin(half_dra), 2.0)
     return models.ExpressionWrapper(
         ASin(Least(Value(1.0), Sqrt(haversine))) * (360.0 / math.pi), output_field=models.FloatField()
     )
+
+
+def _without_dust(degrees: CombinedExpression | F) -> CombinedExpression:
+    """Rounded to about 1e-16: PostgreSQL refuses a product too small for a double ("value out of range: underflow")."""
+    return degrees + Value(1.0) - Value(1.0)
 
 
 class PositionQuerySet(models.QuerySet):

@@ -183,7 +183,9 @@ def test_flags_are_read_for_the_rows_asked_for(noisy, tmp_path):
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("spoil", [{"FLAG": lambda f, a, b: f | True}, {"DATA": lambda d, a, b: d * 0}], ids=str)
+@pytest.mark.parametrize(
+    "spoil", [{"FLAG": lambda f, a, b: f | True}, {"DATA": lambda d, a, b: d * 0}], ids=["flagged", "zero"]
+)
 def test_a_tile_with_nothing_left_is_refused_and_no_flags_are_written(noisy, tmp_path, spoil):
     path = edited(noisy, tmp_path, **spoil)
 

@@ -88,6 +88,15 @@ def test_a_cone_over_a_pole_and_across_ra_zero_has_all_that_is_near():
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("dust", [5e-324, 1e-200, 1e-30])
+def test_numbers_next_to_zero_are_zero_to_every_database(dust):
+    here = [SourceFactory(ra_deg=0.0, dec_deg=0.0), SourceFactory(ra_deg=dust, dec_deg=-dust)]
+    for ra_deg, dec_deg in [(0.0, 0.0), (dust, dust), (0.0, -dust)]:
+        cone = Source.objects.within_cone(ra_deg=ra_deg, dec_deg=dec_deg, radius_deg=ARCSEC)
+        assert [(row.pk, row.separation_deg) for row in cone] == [(row.pk, 0.0) for row in here]
+
+
+@pytest.mark.django_db
 def test_a_cone_without_extent_has_what_is_exactly_there():
     here = SourceFactory(ra_deg=0.0, dec_deg=0.0)
     SourceFactory(ra_deg=ARCSEC, dec_deg=0.0)

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from batch.runner import RunReport, TileReport, process_tiles
 from batch.stages import STAGES, Options, Stage
@@ -32,7 +33,8 @@ class Command(BaseCommand):
             index = index_subbands(folder=folder)
             groups = SubbandGroup.objects.under(str(folder.resolve())).with_files()
             tiles = list(groups.processable().settled(settle_s))
-            with tqdm(total=len(tiles) * len(STAGES), desc="processing", unit="stage", disable=quiet) as bar:
+            bar = tqdm(total=len(tiles) * len(STAGES), desc="processing", unit="stage", disable=quiet or None)
+            with logging_redirect_tqdm(), bar:
 
                 def step(report: TileReport, stage: Stage) -> None:
                     bar.set_postfix_str(f"{report.tile.name} {stage.name}", refresh=False)

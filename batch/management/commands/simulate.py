@@ -68,7 +68,7 @@ class Command(BaseCommand):
         )
         folder.mkdir(parents=True, exist_ok=True)
         tiles = plan_nights(instrument, plan, source)
-        for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0):
+        for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
             simulate_tile(instrument, tile, folder)
         write_truth(folder / TRUTH_FILE, instrument, plan, tiles)
         self.stdout.write(f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}")
