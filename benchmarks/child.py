@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 
@@ -25,9 +27,6 @@ class Measured:
     programs_cpu_s: float  # the share of the programs it ran
     programs_peak_bytes: int
     result: Any = None
-
-    def figures(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "result"}
 
 
 def measured(step: Callable[..., Any], threads: int, *arguments: Any) -> Measured:
@@ -48,21 +47,50 @@ def measured(step: Callable[..., Any], threads: int, *arguments: Any) -> Measure
 
 
 def _measure(sender: Connection, step: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    began, cpu_before = time.perf_counter(), _cpu_s(resource.RUSAGE_SELF)
+    cpu_before = [_cpu_s(resource.RUSAGE_SELF), _cpu_s(resource.RUSAGE_CHILDREN)]
+    programs = _Programs()
+    programs.start()
+    began = time.perf_counter()
     result = step(*arguments)
     seconds = time.perf_counter() - began
-    own, programs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    programs_cpu_s = _cpu_s(resource.RUSAGE_CHILDREN)
+    own_cpu_s = _cpu_s(resource.RUSAGE_SELF) - cpu_before[0]
+    programs_cpu_s = _cpu_s(resource.RUSAGE_CHILDREN) - cpu_before[1]
     sender.send(
         Measured(
             seconds=seconds,
-            cpu_s=_cpu_s(resource.RUSAGE_SELF) - cpu_before + programs_cpu_s,
-            peak_bytes=max(own.ru_maxrss, programs.ru_maxrss) * 1024,
+            cpu_s=own_cpu_s + programs_cpu_s,
+            peak_bytes=max(_peak_bytes("self"), programs.peak_bytes),
             programs_cpu_s=programs_cpu_s,
-            programs_peak_bytes=programs.ru_maxrss * 1024,
+            programs_peak_bytes=programs.peak_bytes,
             result=result,
         )
     )
+
+
+class _Programs(threading.Thread):
+    """Watches the programs that the main thread starts.
+
+    Their `ru_maxrss` is of no use: it begins with what this process had when it started them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_bytes = 0
+
+    def run(self) -> None:
+        children = Path(f"/proc/self/task/{os.getpid()}/children")
+        while True:
+            for pid in children.read_text().split():
+                self.peak_bytes = max(self.peak_bytes, _peak_bytes(pid))
+            time.sleep(0.05)
+
+
+def _peak_bytes(pid: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:  # it ended just now
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def _cpu_s(who: int) -> float:

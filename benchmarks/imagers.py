@@ -123,14 +123,15 @@ def compare(size_px: int, measurement_set: Path, plan: TilePlan, folder: Path) -
     parameters = ImagingParameters(size_px=size_px, pixel_arcsec=FIELD_ARCSEC / size_px)
     took, flux, row = {}, {}, {}
     for imager in ("embedded", "wsclean"):
-        took[imager] = measured(
-            make_image, 1, imager, measurement_set, folder / f"{imager}_{size_px}", parameters
-        )
+        took[imager] = measured(make_image, 1, imager, measurement_set, folder / f"{imager}_{size_px}", parameters)
         flux[imager] = fluxes(took[imager].result, measurement_set, plan)
     snr = flux["embedded"].peak_jy_per_beam / flux["embedded"].rms_jy_per_beam
     bright = flux["embedded"].is_covered & flux["wsclean"].is_covered & (snr > MIN_SNR)
     for imager, cost in took.items():
-        row[imager] = _figures(cost, flux[imager].flux_jy[bright], _true_jy(cost.result, plan)[bright])
+        row[imager] = {
+            **_quality(cost.result, flux[imager].flux_jy[bright] / _true_jy(cost.result, plan)[bright]),
+            **_cost(cost, is_program=imager == "wsclean"),
+        }
     between = flux["embedded"].flux_jy[bright] / flux["wsclean"].flux_jy[bright]
     ratios = {name: row["embedded"][name] / row["wsclean"][name] for name in ("rms_mjy", "cpu_s", "peak_mb")}
     return {
@@ -150,20 +151,23 @@ def _true_jy(clean: CleanResult, plan: TilePlan) -> np.ndarray:
     return np.array([float(source.flux_at(clean.frequency_hz)) for source in plan.sources])
 
 
-def _figures(took: Measured, flux_jy: np.ndarray, true_jy: np.ndarray) -> dict[str, float]:
-    clean = took.result
-    alone = took.programs_cpu_s > 0
+def _quality(clean: CleanResult, flux_ratio: np.ndarray) -> dict[str, float]:
     return {
-        "flux_ratio": float(np.median(flux_jy / true_jy)),
-        "flux_ratio_scatter": float(np.std(flux_jy / true_jy)),
+        "flux_ratio": float(np.median(flux_ratio)),
+        "flux_ratio_scatter": float(np.std(flux_ratio)),
         "rms_mjy": 1e3 * robust_rms(fits.getdata(clean.residual_path)),
-        "seconds": took.seconds,
-        "cpu_s": took.programs_cpu_s if alone else took.cpu_s,
-        "cpu_s_with_wrapper": took.cpu_s,
-        "peak_mb": (took.programs_peak_bytes if alone else took.peak_bytes) / 1e6,
         "bmaj_arcsec": clean.bmaj_arcsec,
         "n_major_cycles": clean.n_major_cycles,
         "n_iterations": clean.n_iterations,
+    }
+
+
+def _cost(took: Measured, *, is_program: bool) -> dict[str, float]:
+    return {
+        "seconds": took.seconds,
+        "cpu_s": took.programs_cpu_s if is_program else took.cpu_s,
+        "cpu_s_with_wrapper": took.cpu_s,
+        "peak_mb": (took.programs_peak_bytes if is_program else took.peak_bytes) / 1e6,
     }
 
 

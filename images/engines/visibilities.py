@@ -60,12 +60,12 @@ def _stokes_i(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """
     total = np.zeros(rows.weights.shape[:2], np.float32)
     summed = np.zeros(total.shape, np.complex64)
-    for pol in range(rows.weights.shape[2]):
-        weight = np.where(rows.flags[..., pol], 0, rows.weights[..., pol])
-        total += weight
-        with np.errstate(invalid="ignore"):  # infinite values are refused later
+    with np.errstate(invalid="ignore"):  # what is infinite is refused later
+        for pol in range(rows.weights.shape[2]):
+            weight = np.where(rows.flags[..., pol], 0, rows.weights[..., pol])
+            total += weight
             summed += np.where(weight > 0, rows.data[..., pol], 0) * weight
-    return summed / np.where(total > 0, total, 1), total
+        return summed / np.where(total > 0, total, 1), total
 
 
 def briggs_weights(stokes: StokesI, *, size_px: int, pixel_rad: float, robust: float) -> np.ndarray:
