@@ -53,7 +53,7 @@ class FieldModel:
 def _without_border(components: np.ndarray) -> np.ndarray:
     """The smallest square about the same centre that has all components: predicting takes less than half the time."""
     half = components.shape[0] // 2
-    reach = int(np.abs(np.argwhere(components) - half).max(initial=8)) + 1
+    reach = int(np.abs(np.argwhere(components) - half).max(initial=15)) + 1  # ducc0 wants 32 pixels
     inner = slice(max(half - reach, 0), half + reach)
     return components[inner, inner].astype(np.float32)
 
@@ -85,7 +85,7 @@ def _less(
     amplitudes: Sequence[np.ndarray],
     sums: np.ndarray,
     weight: _Sum,
-) -> Iterator[tuple[Rows, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Rows, np.ndarray, np.ndarray]]:
     for rows in read_rows(path):
         data = rows.data.copy()
         used = np.where(rows.flags | ~rows.is_cross[:, None, None], 0, rows.weights).sum(axis=2)
@@ -95,4 +95,4 @@ def _less(
             predicted = (fringe(model, header, rows.uvw_m) * apparent).astype(np.complex64)
             data -= np.where(rows.is_cross[:, None], predicted, 0)[..., None]
             sums[index] += float((used * apparent).sum())
-        yield rows, np.where(rows.flags, 0, data), rows.flags, rows.weights
+        yield rows, np.where(rows.flags, 0, data), rows.flags

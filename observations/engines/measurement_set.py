@@ -125,21 +125,19 @@ def require_space(folder: Path, size_bytes: float) -> None:
         )
 
 
-def copy_with(path: Path, output: Path, blocks: Iterator[tuple[Rows, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A copy of a measurement set with new DATA, FLAG and WEIGHT_SPECTRUM, given block by block; `path` is not touched.
+def copy_with(path: Path, output: Path, blocks: Iterator[tuple[Rows, np.ndarray, np.ndarray]]) -> None:
+    """A copy of a measurement set with new DATA and FLAG, given block by block; `path` is not touched.
 
-    WEIGHT follows as the median over channels. Raises DiskFull before it begins.
+    Raises DiskFull before it begins.
     """
     require_space(output.parent, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     with open_table(path) as source:
         source.copy(str(output), deep=True, valuecopy=False).close()
     with open_table(output, readonly=False) as main:
-        for rows, data, flags, weights in blocks:
+        for rows, data, flags in blocks:
             count = data.shape[0]
             main.putcol("DATA", data, rows.first_row, count)
             main.putcol("FLAG", flags, rows.first_row, count)
-            main.putcol("WEIGHT_SPECTRUM", weights, rows.first_row, count)
-            main.putcol("WEIGHT", np.median(weights, axis=1), rows.first_row, count)
 
 
 def content_checksum(path: Path) -> str:
