@@ -29,7 +29,7 @@ from calibration.services import (
     solving_recipe,
 )
 from contimg.exceptions import ContimgError
-from contimg.products import products_root
+from contimg.products import is_intact
 from images.models import Image
 from images.tiles import image_field, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
@@ -85,9 +85,9 @@ def _one(rows: QuerySet[Row], tile: SubbandGroup, stage: str) -> Row:
 
 
 def _exists(queryset: QuerySet, recipe: str) -> bool:
-    """Whether the product of this recipe is recorded, current where that is said, and on disk."""
-    path = queryset.filter(recipe=recipe).values_list("path", flat=True).first()
-    return path is not None and (products_root() / path).exists()
+    """Whether the product of this recipe is recorded, current where that is said, and whole on disk."""
+    row = queryset.filter(recipe=recipe).values_list("path", "size_bytes").first()
+    return row is not None and is_intact(*row)
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------
@@ -162,8 +162,14 @@ def _apply(tile: SubbandGroup, options: Options, folder: Path) -> Record:
     )
 
 
+COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "preview_path")
+
+
 def _image_is_done(tile: SubbandGroup, options: Options) -> bool:
-    return _exists(Image.objects.tiles().current(), imaging_recipe(calibrated_set(tile)))
+    images, recipe = Image.objects.tiles().current(), imaging_recipe(calibrated_set(tile))
+    return _exists(images, recipe) and all(
+        is_intact(path) for path in images.filter(recipe=recipe).values_list(*COMPANIONS).get()
+    )
 
 
 def _image(tile: SubbandGroup, options: Options, folder: Path) -> Record:

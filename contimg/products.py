@@ -120,9 +120,16 @@ def _sync_one(path: Path) -> None:
 
 
 def size_bytes(path: Path) -> int:
+    """Of a file, or of all files of a CASA table but its lock file, which reading rewrites."""
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and file.name != "table.lock")
+
+
+def is_intact(relative: str, expected_bytes: int | None = None) -> bool:
+    """Whether a product is on disk, and of the size it was recorded with (checksums would cost minutes a night)."""
+    path = products_root() / relative
+    return path.exists() and (expected_bytes is None or size_bytes(path) == expected_bytes)
 
 
 def digest(*parts: Any) -> str:

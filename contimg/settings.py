@@ -4,18 +4,23 @@ Wrong values are explained at start by the system checks in `contimg/checks.py`,
 value of ours: an unparsable one is kept as None and reported by name.
 """
 
+import importlib.util
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
 import environ
+from django.core.exceptions import ImproperlyConfigured
 
 from contimg.observability import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.Env()
-env.read_env(BASE_DIR / os.environ.get("CONTIMG_ENV_FILE", ".env"))
+_ENV_FILE = BASE_DIR / os.environ.get("CONTIMG_ENV_FILE", ".env")
+if "CONTIMG_ENV_FILE" in os.environ and not _ENV_FILE.is_file():
+    raise ImproperlyConfigured(f"CONTIMG_ENV_FILE names {_ENV_FILE.name}, which is not a file; correct the path.")
+env.read_env(_ENV_FILE)
 
 # Values that could not be parsed, as {name: (value, expected)}; contimg.checks turns them into messages.
 UNPARSABLE: dict[str, tuple[str, str]] = {}
@@ -123,6 +128,8 @@ TEMPLATES = [
     }
 ]
 
+if not env.str("DATABASE_URL", default="sqlite:").startswith(("sqlite:", "postgres:", "postgresql:")):
+    raise ImproperlyConfigured("DATABASE_URL must begin with sqlite: or postgres:, as in postgres://user@host/name.")
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'contimg.sqlite3'}")}
 _database = DATABASES["default"]
 if _database["ENGINE"] == "django.db.backends.sqlite3":
@@ -135,6 +142,11 @@ if _database["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 elif _database["ENGINE"] == "django.db.backends.postgresql":
+    if importlib.util.find_spec("psycopg") is None:
+        raise ImproperlyConfigured(
+            "DATABASE_URL names PostgreSQL and its driver is not installed; "
+            "run `pip install --require-hashes -r requirements/prod.txt`."
+        )
     _database["ENGINE"] = "django_prometheus.db.backends.postgresql"
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Self
 
 from django.conf import settings
@@ -22,9 +23,12 @@ class SubbandFileQuerySet(models.QuerySet):
 
 
 class SubbandGroupQuerySet(PositionQuerySet):
-    def under(self, root_path: str) -> Self:
-        """Groups with at least one file below this input folder."""
-        return self.filter(files__root__path=root_path).distinct()
+    def under(self, folder: Path) -> Self:
+        """Groups with at least one file below this (resolved) folder, whichever roots the files are stored under."""
+        below = Q(files__root__path=str(folder)) | Q(files__root__path__startswith=f"{folder}/")
+        for parent in folder.parents:
+            below |= Q(files__root__path=str(parent), files__relative_path__startswith=f"{folder.relative_to(parent)}/")
+        return self.filter(below).distinct()
 
     def overfull(self) -> Self:
         return self.exclude(duplicate_subbands=[])

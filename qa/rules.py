@@ -35,6 +35,8 @@ def judge(
 ) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
 
+    A finding's grade is what its rule allows the subject: excellent where it did not speak, unknown where it could not.
+
     A metric that is missing or not finite makes the grade unknown, never a pass; but what failed is poor, whatever
     else was not measured. `skipped` names metrics that do not apply to this subject, with the reason; when nothing
     applies the grade is unknown.
@@ -42,7 +44,7 @@ def judge(
     skipped = skipped or {}
     findings = [_finding(rule, metrics.get(rule.metric), skipped.get(rule.metric)) for rule in rules]
     judged = [finding for finding in findings if finding.metric not in skipped]
-    caps = [Grade(finding.grade) for finding in judged if _speaks(finding, finding.value)]
+    caps = [Grade(finding.grade) for finding in judged if finding.outcome != Finding.Outcome.SKIP]
     grade = max(caps, key=ORDER.index, default=Grade.EXCELLENT)
     is_incomplete = not judged or any(finding.outcome == Finding.Outcome.SKIP for finding in judged)
     return Verdict(Grade.UNKNOWN if is_incomplete and grade != Grade.POOR else grade, findings)
@@ -66,10 +68,14 @@ def _finding(rule: Rule, value: float | None, skip_reason: str | None) -> Findin
     if skip_reason is not None or finding.value is None:
         finding.outcome = Finding.Outcome.SKIP
         finding.reason = skip_reason or f"{rule.metric} was not measured"
+        finding.grade = Grade.UNKNOWN
+    elif _speaks(rule, finding.value):
+        finding.outcome = OUTCOME_OF_CAP[Grade(rule.grade)]
     else:
-        finding.outcome = OUTCOME_OF_CAP[Grade(rule.grade)] if _speaks(rule, finding.value) else Finding.Outcome.PASS
+        finding.outcome, finding.grade = Finding.Outcome.PASS, Grade.EXCELLENT
+        finding.reason = f"within the limit ({rule.reason})"
     return finding
 
 
-def _speaks(rule: Rule | Finding, value: float | None) -> bool:
-    return value is not None and COMPARED[Rule.Comparison(rule.comparison)](value, rule.limit)
+def _speaks(rule: Rule, value: float) -> bool:
+    return COMPARED[Rule.Comparison(rule.comparison)](value, rule.limit)

@@ -490,7 +490,10 @@ def find_source(*, text: str) -> Source:
 
     Raises UnknownSource.
     """
-    named = Source.objects.filter(name__iexact=" ".join(text.split())).first()
+    name = " ".join(text.split())
+    named = (
+        Source.objects.filter(name__iexact=name).first() or Source.objects.filter(name__iexact=f"DSA {name}").first()
+    )
     if named is not None:
         return named
     ra_deg, dec_deg = _position(text)
@@ -507,6 +510,8 @@ def _position(text: str) -> tuple[float, float]:
     words = text.replace(",", " ").split()
     is_sexagesimal = len(words) == 6 or any(mark in text for mark in ":hms")
     try:
+        if len(words) == 1 or (not is_sexagesimal and not 0 <= float(words[0]) < 360):
+            raise ValueError("no position, or a right ascension beyond the circle")
         position = SkyCoord(" ".join(words), unit=(u.hourangle if is_sexagesimal else u.deg, u.deg), frame="icrs")
     except (ValueError, TypeError, IndexError) as error:
         raise UnknownSource(

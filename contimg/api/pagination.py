@@ -69,6 +69,10 @@ class KeysetPagination(BasePagination):
         self._link(page, cursor, more)
         return page
 
+    # Read by the browsable page also when the request was refused before there was a page.
+    next_url: str | None = None
+    previous_url: str | None = None
+
     def _link(self, page: Sequence[models.Model], cursor: Cursor, more: bool) -> None:
         has_next = cursor.after is not None if cursor.backward else more
         has_previous = more if cursor.backward else cursor.after is not None

@@ -172,7 +172,7 @@ def test_a_record_that_fails_leaves_no_row_changed_and_no_file(products_root):
 # --- the real table, on rows whose files are there -------------------------------------------------------------------
 def on_disk(root: Path, row):
     (root / row.path).parent.mkdir(parents=True, exist_ok=True)
-    (root / row.path).touch()
+    (root / row.path).write_bytes(bytes(row.size_bytes))
     return row
 
 

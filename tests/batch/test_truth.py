@@ -283,10 +283,14 @@ def test_without_any_detection_the_figures_are_not_within_their_limits():
     nothing = perfect(ratios=[], ratio_errors=[], ra_offsets_arcsec=[], dec_offsets_arcsec=[], forced_pulls=[])
     summary = summarise([nothing], NOTHING_VARIES)
     assert not summary["is_within_limits"]
-    assert [limit for limit, met in summary["limits"].items() if not met] == list(summary["limits"])[:3]
+    assert [limit for limit, met in summary["limits"].items() if not met] == [
+        *list(summary["limits"])[:3],
+        *list(summary["limits"])[-2:],
+    ]
 
 
 FIGURES = {
+    "n_sources": 60,
     "flux_ratio_median": 1.0,
     "flux_ratio_scatter_over_predicted": 1.0,
     "ra_offset_arcsec": 0.0,
@@ -335,12 +339,13 @@ def test_a_figure_outside_of_its_limit_misses_that_limit_and_no_other(name, valu
     assert word in missed
 
 
-def test_without_forced_fluxes_their_scatter_is_not_judged():
-    assert all(limits({**FIGURES, "n_forced_pulls": 0, "forced_pull_std": float("nan")}).values())
+def test_what_was_not_measured_is_never_within_its_limit():
+    nothing = {**FIGURES, "n_sources": 0, "n_forced_pulls": 0, "forced_pull_std": float("nan")}
+    assert sum(not met for met in limits(nothing).values()) == 2
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
-def test_a_truth_file_that_is_not_there_is_one_sentence(tmp_path):
+def test_a_truth_file_that_is_not_there_is_one_sentence(db, tmp_path):
     with pytest.raises(CommandError, match=r"truth\.json is not there"):
         call_command("compare_with_truth", tmp_path / "truth.json")
 
@@ -367,9 +372,11 @@ def test_within_every_limit_the_exit_status_is_zero(image, tmp_path):
     places = [at(east, north) for east in (-300, 0, 300) for north in (-300, 0, 300)]
     chance = np.random.default_rng(2)
     for place, deviation in zip(places, np.linspace(-1, 1, 9), strict=True):
-        detected(image, offset(*place, *chance.normal(0, 0.1, 2)), flux_jy=0.04 * (1 + deviation / 40))
+        detected(image, offset(*place, *chance.normal(0, 0.1, 2)), flux_jy=0.02 * (1 + deviation / 40))
+        forced = SourceFactory(ra_deg=place[0], dec_deg=place[1])
+        MeasurementFactory(image=image, source=forced, flux_jy=0.02 + deviation * 0.0013, flux_err_jy=0.001)
     out = StringIO()
-    call_command("compare_with_truth", truth_file(tmp_path, tile(*(source(40, p) for p in places))), stdout=out)
+    call_command("compare_with_truth", truth_file(tmp_path, tile(*(source(20, p) for p in places))), stdout=out)
     assert "9 detections above 10 sigma: flux ratio 1.000" in out.getvalue()
     assert "MISS" not in out.getvalue()
 

@@ -225,7 +225,7 @@ def recorded(files, folder: Path) -> MeasurementSet:
     for path in files:
         shutil.copy(path, folder)
     index_subbands(folder=folder)
-    group = SubbandGroup.objects.under(str(folder)).get()
+    group = SubbandGroup.objects.under(folder).get()
     with workspace() as work:
         converted = make_measurement_set(group=group, folder=work)
         return record_measurement_set(group=group, converted=converted, folder=work)

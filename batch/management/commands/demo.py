@@ -12,13 +12,14 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
 
+from contimg.commands import ContimgCommand
 from observations.engines.night_plan import TRUTH_FILE
 from sources.models import Source
 
 
-class Command(BaseCommand):
+class Command(ContimgCommand):
+    needs_migrated_database = False  # it migrates
     help = "Simulate six sidereal days of two tiles, process them, compare with the truth, draw a light curve."
 
     def handle(self, **options: Any) -> None:

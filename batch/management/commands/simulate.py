@@ -8,13 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from tqdm import tqdm
 
 from calibration.models import Calibrator
+from contimg.commands import ContimgCommand
+
+RANGES = {
+    "tiles": (1, 1000),
+    "nights": (1, 1000),
+    "antennas": (3, 117),
+    "channels": (1, 48),
+    "integrations": (2, 240),
+    "sources": (1, 2000),
+    "flux_min_jy": (1e-6, 0.4),
+    "spacing_s": (310, 86_000),
+    "seed": (0, 2**31),
+}
 
 
-class Command(BaseCommand):
+class Command(ContimgCommand):
     help = "Write simulated drift tiles (UVH5 subband files) with the truth about them in truth.json."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -25,18 +38,21 @@ class Command(BaseCommand):
         parser.add_argument("--start", type=datetime.fromisoformat, default=datetime(2026, 3, 20), help="UTC")
         parser.add_argument("--spacing-s", type=float, default=3600.0, help="from tile to tile")
         parser.add_argument("--calibrator", default="3C286", help="name of a known calibrator")
-        parser.add_argument("--antennas", type=int, default=40)
+        parser.add_argument("--antennas", type=int, default=40, help="dishes of the array")
         parser.add_argument("--channels", type=int, default=4, help="per subband, of the true 48")
-        parser.add_argument("--integrations", type=int, default=24)
+        parser.add_argument("--integrations", type=int, default=24, help="per tile, of 12.9 s")
         parser.add_argument("--sources", type=int, default=30, help="per tile")
-        parser.add_argument("--flux-min-jy", type=float, default=0.015)
-        parser.add_argument("--seed", type=int, default=1)
+        parser.add_argument("--flux-min-jy", type=float, default=0.015, help="faintest source at 1.4 GHz")
+        parser.add_argument("--seed", type=int, default=1, help="of everything that is random")
         parser.add_argument("--damage", action="store_true", help="spoil three tiles, as a real night would")
 
     def handle(self, folder: Path, **options: Any) -> None:
         from observations.engines.night_plan import TRUTH_FILE, NightPlan, plan_nights, write_truth
         from observations.engines.simulator import Instrument, SkySource, simulate_tile
 
+        _refuse_impossible(options)
+        if (folder / TRUTH_FILE).exists():
+            raise CommandError(f"{folder} already holds a simulation; choose another folder or remove it.")
         calibrator = Calibrator.objects.filter(name=options["calibrator"]).first()
         if calibrator is None:
             known = ", ".join(Calibrator.objects.values_list("name", flat=True))
@@ -72,3 +88,9 @@ class Command(BaseCommand):
             simulate_tile(instrument, tile, folder)
         write_truth(folder / TRUTH_FILE, instrument, plan, tiles)
         self.stdout.write(f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}")
+
+
+def _refuse_impossible(options: dict[str, Any]) -> None:
+    for name, (low, high) in RANGES.items():
+        if not low <= options[name] <= high:
+            raise CommandError(f"--{name.replace('_', '-')} {options[name]} is not from {low:g} to {high:g}.")

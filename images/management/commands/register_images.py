@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from tqdm import tqdm
 
+from contimg.commands import ContimgCommand
 from images.services import RegistrationReport, register_images
 
 
-class Command(BaseCommand):
+class Command(ContimgCommand):
     help = "Register FITS images of any telescope as external images; files that cannot be used are named and skipped."
 
     def add_arguments(self, parser: CommandParser) -> None:

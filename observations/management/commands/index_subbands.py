@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from tqdm import tqdm
 
-from contimg.exceptions import InvalidInput
+from contimg.commands import ContimgCommand
 from observations.models import SubbandGroup
 from observations.services import IndexReport, describe, index_subbands
 
 
-class Command(BaseCommand):
+class Command(ContimgCommand):
     help = __doc__ or ""
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -24,10 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
     def handle(self, *, folder: Path, **options: Any) -> None:
-        try:
-            report = self._index(folder)
-        except InvalidInput as error:
-            raise CommandError(str(error)) from error
+        report = self._index(folder)
         self.stdout.write(json.dumps(_as_json(report)) if options["json"] else _as_text(report))
         if report.refused:
             raise CommandError(f"{len(report.refused)} file(s) were refused; everything else is indexed.")

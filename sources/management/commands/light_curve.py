@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 
-from contimg.exceptions import ContimgError
+from contimg.commands import ContimgCommand
 from sources.models import Source
 from sources.services import find_source, light_curve
 
 BAR_WIDTH = 40
 
 
-class Command(BaseCommand):
+class Command(ContimgCommand):
     help = "Print the light curve of a source, and plot it with --png."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -23,10 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="Print it as JSON, as the API gives it.")
 
     def handle(self, *, source: str, png: Path | None, **options) -> None:
-        try:
-            found = find_source(text=source)
-        except ContimgError as error:
-            raise CommandError(f"{error} [{error.code}]") from error
+        found = find_source(text=source)
         curve = light_curve(source=found)
         self.stdout.write(_as_json(curve) if options["json"] else _as_text(found, curve))
         if png is not None:

@@ -205,3 +205,10 @@ def test_a_count_above_the_cap_is_an_estimate_near_the_truth(api, monkeypatch):
 def test_a_list_ordered_by_two_columns_is_a_mistake_of_ours():
     with pytest.raises(ValueError, match="one column and id"):
         pagination.Order.of(Source.objects.order_by("name", "eta"))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "cursor=x"])
+def test_a_browser_is_told_what_is_wrong_with_its_page_too(api, query):
+    answer = api.get(f"/api/v1/sources/?{query}", headers={"accept": "text/html"})
+    assert answer.status_code == 400

@@ -1,0 +1,40 @@
+"""What every command of ours does at its edge: one clear sentence for what a user can mend, and no traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.db.utils import OperationalError
+
+from contimg.exceptions import ContimgError
+
+
+class ContimgCommand(BaseCommand):
+    """Refuses to start on a database that was not migrated; our errors end it with their sentence and code."""
+
+    needs_migrated_database = True
+
+    def check(self, *args: Any, **options: Any) -> None:
+        """The settings first: a wrong one may be why the database is not the expected one."""
+        super().check(*args, **options)
+        if self.needs_migrated_database:
+            _refuse_unmigrated()
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except ContimgError as error:
+            raise CommandError(f"{error} [{error.code}]") from error
+
+
+def _refuse_unmigrated() -> None:
+    connection = connections[DEFAULT_DB_ALIAS]
+    try:
+        executor = MigrationExecutor(connection)
+    except OperationalError as error:
+        raise CommandError("The database does not answer; see that it runs and that DATABASE_URL is right.") from error
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise CommandError("The database is not up to date with this version; run `manage.py migrate` first.")
