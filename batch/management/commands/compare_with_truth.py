@@ -82,6 +82,9 @@ def limits(figures: dict[str, Any]) -> dict[str, bool]:
     }  # fmt: skip
 
 
+LEGEND = (
+    "rms in mJy/beam and over thermal; found/expected by signal to noise of the truth; flux over truth; offsets in arcsec"
+)
 HEADINGS = (
     f"{'tile':20} {'grade':9} {'rms':>6} {'/therm':>6} {'dyn.range':>9} {'>10':>7} {'7-10':>6} {'5-7':>6} {'false':>5} "
     f"{'ratio':>6} {'scatter':>7} {'dRA':>6} {'dDec':>6}"
@@ -89,7 +92,7 @@ HEADINGS = (
 
 
 def as_text(tiles: list[TileTruth], summary: dict[str, Any]) -> list[str]:
-    lines = [HEADINGS, *(_row(tile) for tile in tiles), ""]
+    lines = [LEGEND, HEADINGS, *(_row(tile) for tile in tiles), ""]
     lines.append(
         f"{summary['n_sources']} detections above 10 sigma: flux ratio {summary['flux_ratio_median']:.3f}, scatter "
         f"{summary['flux_ratio_scatter']:.3f} ({summary['flux_ratio_scatter_over_predicted']:.2f} of what their signal "
