@@ -82,9 +82,7 @@ def limits(figures: dict[str, Any]) -> dict[str, bool]:
     }  # fmt: skip
 
 
-LEGEND = (
-    "rms in mJy/beam and over thermal; found/expected by signal to noise of the truth; flux over truth; offsets in arcsec"
-)
+LEGEND = "rms in mJy/beam; found/expected by true signal to noise; flux over truth; offsets in arcsec"
 HEADINGS = (
     f"{'tile':20} {'grade':9} {'rms':>6} {'/therm':>6} {'dyn.range':>9} {'>10':>7} {'7-10':>6} {'5-7':>6} {'false':>5} "
     f"{'ratio':>6} {'scatter':>7} {'dRA':>6} {'dDec':>6}"
