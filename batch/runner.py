@@ -13,10 +13,10 @@ import structlog
 from django.db import transaction
 
 from batch.stages import CALIBRATING, IMAGING, Options, Stage
-from batch.sweeper import sweep
+from batch.sweeper import products_of, remove_unnamed, sweep
 from calibration.services import WaitingForCalibration
 from contimg.exceptions import Busy, ContimgError
-from contimg.products import products_root, workspace
+from contimg.products import note, products_root, workspace
 from observations.models import SubbandGroup
 
 log = structlog.get_logger(__name__)
@@ -104,11 +104,18 @@ def _stop(report: TileReport, stage: Stage, *, state: str, code: str, detail: st
 
 
 def run_one(stage: Stage, tile: SubbandGroup, options: Options) -> None:
-    """Work in a folder of its own, then record in one transaction."""
+    """Work in a folder of its own, then record in one transaction.
+
+    Afterwards what no row names goes: on success the files that a remake replaced, on failure those just published.
+    """
     with workspace() as folder:
         record = stage.work(tile, options, folder)
-        with transaction.atomic():
-            record()
+        note(folder, products_of(tile))
+        try:
+            with transaction.atomic():
+                record()
+        finally:
+            remove_unnamed(folder)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from observations.engines.simulator import SkySource
 from sources.models import Measurement, Source
 
 MATCH_BEAMS = 0.7  # a detection within this of a true source is that source
-FALSE_BEAMS = 1.0  # DOMAIN: false when no true source above 3 sigma lies within one beam
+FALSE_BEAMS = 1.0  # a detection is false when no true source above 3 sigma lies within one beam
 
 
 @dataclass

@@ -6,7 +6,9 @@
             path = publish(folder / "x.ms", "measurement_sets/x")
             MeasurementSet.objects.create(path=path, ...)
 
-A process killed between the rename and the commit leaves a file that no row names; `batch.sweeper` removes it.
+The work folder keeps a journal of what was published from it. A process killed between the rename and the commit leaves
+its folder behind, and `batch.sweeper` removes what the journal names and no row does; it never looks at anything else,
+so a products root may hold other files, or serve two databases.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
 
 WORK_FOLDER = ".work"
+JOURNAL = ".journal"
 # astropy and numpy's tofile raise OSErrors of their own, without errno.
 _FULL_WITHOUT_NUMBER = re.compile(r"Not enough space on disk|\d+ requested and \d+ written")
 
@@ -66,12 +70,32 @@ def workspace() -> Iterator[Path]:
     base = products_root() / WORK_FOLDER
     with _full_disk_named():
         base.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{database_tag()}-", dir=base))
     try:
         with _full_disk_named():
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def database_tag() -> str:
+    """Tells the work of one database from that of another on the same products root."""
+    described = connections[DEFAULT_DB_ALIAS].settings_dict
+    return digest(*(str(described[key]) for key in ("ENGINE", "HOST", "PORT", "NAME")))[:8]
+
+
+def note(folder: Path, relatives: Iterable[str]) -> None:
+    """Write durably into the journal of a work folder that these products are to go unless a row names them."""
+    with open(folder / JOURNAL, "a") as journal:
+        journal.writelines(f"{relative}\n" for relative in relatives)
+        journal.flush()
+        os.fsync(journal.fileno())
+
+
+def noted(folder: Path) -> list[str]:
+    """What the journal of a work folder names. A last line cut off by a kill was not acted upon, and is left out."""
+    journal = folder / JOURNAL
+    return journal.read_text().split("\n")[:-1] if journal.exists() else []
 
 
 @contextlib.contextmanager
@@ -87,7 +111,7 @@ def _full_disk_named() -> Iterator[None]:
 
 
 def publish(source: Path, destination: str) -> str:
-    """Make `source` (file or folder) durable and rename it to a unique path below the products root.
+    """Make `source` (file or folder in a work folder) durable and rename it to a unique path below the products root.
 
     Returns the new path relative to the root: `destination` with a short unique token before its suffix.
     """
@@ -96,9 +120,15 @@ def publish(source: Path, destination: str) -> str:
     target = inside(products_root(), str(relative))
     target.parent.mkdir(parents=True, exist_ok=True)
     _sync(source)
+    note(_work_folder_of(source), [str(relative)])
     os.rename(source, target)
     _sync_one(target.parent)
     return str(relative)
+
+
+def _work_folder_of(source: Path) -> Path:
+    base = (products_root() / WORK_FOLDER).resolve()
+    return base / source.resolve().relative_to(base).parts[0]
 
 
 def _sync(path: Path) -> None:

@@ -254,7 +254,7 @@ class CatalogueFactory(DjangoModelFactory):
 
     image = factory.SubFactory(ImageFactory)
     recipe = factory.Sequence(lambda n: digest(f"catalogue {n}"))
-    engine = "photutils"
+    engine = "pybdsf"
     n_detected = 20
     n_forced = 25
     n_new_sources = 1

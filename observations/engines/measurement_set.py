@@ -49,7 +49,7 @@ def open_table(path: Path, subtable: str = "", readonly: bool = True) -> table:
         return table(name, readonly=readonly, ack=False, lockoptions="auto")
     except RuntimeError as error:
         raise BrokenMeasurementSet(
-            f"{path.name} is not a readable measurement set; make it again with `process`."
+            f"{path.name} is not a readable measurement set; delete it and run `process`, which makes it again."
         ) from error
 
 

@@ -14,6 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from batch.runner import process_tiles
+from batch.stages import COMPANIONS
 from calibration.models import CalibrationTable, FlagTable
 from contimg.exceptions import Busy
 from images.models import Image
@@ -231,16 +232,54 @@ def test_two_runs_on_one_products_root_do_not_mix(night, products_root):
             process_tiles(tiles=[])
 
 
-def test_a_product_deleted_behind_our_back_is_made_again(night, raw, products_root):
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def without_its_data(path: Path) -> None:
+    for part in path.glob("table.f*"):
+        part.unlink()
+
+
+DAMAGE = [
+    *(
+        (column, Path.unlink)
+        for column in ("path", "flat_noise_path", "residual_path", "primary_beam_path", "preview_path")
+    ),
+    ("path", cut),
+]
+
+
+@pytest.mark.parametrize(("column", "damage"), DAMAGE)
+def test_an_image_file_deleted_or_damaged_behind_our_back_is_made_again(night, raw, products_root, column, damage):
     folder = some_tiles(night, raw, 0)
     process(folder)
     image = Image.objects.tiles().get()
-    (products_root / image.path).unlink()
+    damage(products_root / getattr(image, column))
     again = process(folder)
+    assert again["status"] == 0
     assert again["tiles"][0]["stages_run"][0] == "image"
     image.refresh_from_db()
-    assert (products_root / image.path).exists()
+    named = [getattr(image, name) for name in ("path", *COMPANIONS)]
+    assert all((products_root / path).exists() for path in named)
     assert Image.objects.count() == 1
+    on_disk = {str(path.relative_to(products_root)) for path in (products_root / "images").rglob("*") if path.is_file()}
+    assert on_disk == set(named), "what the remake replaced is gone"
+    assert process(folder)["tiles"][0]["stages_run"] == []
+
+
+def test_a_damaged_measurement_set_is_made_again(night, raw, products_root):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    calibrated = MeasurementSet.objects.calibrated().get()
+    without_its_data(products_root / calibrated.path)
+    again = process(folder)
+    assert again["status"] == 0
+    assert again["tiles"][0]["stages_run"] == ["apply"], "the same recipe and content: nothing after it changes"
+    before = calibrated.checksum
+    calibrated.refresh_from_db()
+    assert calibrated.checksum == before
+    assert len(list((products_root / "measurement_sets").iterdir())) == 2
 
 
 def test_indexing_keeps_one_row_a_file(night):

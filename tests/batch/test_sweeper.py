@@ -3,16 +3,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from django.db import connection
 
-from batch.sweeper import GRACE_S, PATH_COLUMNS, sweep
-from contimg.products import WORK_FOLDER, publish, workspace
+from batch.sweeper import PATH_COLUMNS, products_of, remove_unnamed, sweep
+from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, workspace
 from tests.factories import CalibrationTableFactory, FlagTableFactory, ImageFactory, MeasurementSetFactory
 
 pytestmark = pytest.mark.django_db
-NOW = {"grace_s": -1}  # ctimes cannot be set back, so the grace is
 
 
 def put(root: Path, relative: str) -> Path:
@@ -36,86 +37,108 @@ def dead_process() -> int:
     return child.pid
 
 
-def test_products_that_no_row_names_are_removed(products_root):
+def left_behind(root: Path, *journal: str, pid: int | None = None, tag: str | None = None) -> Path:
+    """The work folder of a killed process, with what its journal names."""
+    folder = root / WORK_FOLDER / f"{pid or dead_process()}-{tag or database_tag()}-abc"
+    folder.mkdir(parents=True)
+    note(folder, journal)
+    return folder
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_a_dead_process_published_without_a_row_goes_with_its_work_folder(products_root):
     put(products_root, "images/2026-03-20/tile.1a.fits")
     put_table(products_root, "measurement_sets/tile.2b.ms")
+    folder = left_behind(products_root, "images/2026-03-20/tile.1a.fits", "measurement_sets/tile.2b.ms")
 
-    removed = sweep(**NOW)
+    assert sorted(sweep()) == ["images/2026-03-20/tile.1a.fits", "measurement_sets/tile.2b.ms"]
+    assert files(products_root) == set()
+    assert not folder.exists()
+    assert sweep() == []
 
-    assert sorted(removed) == ["images/2026-03-20/tile.1a.fits", "measurement_sets/tile.2b.ms"]
-    assert not (products_root / "measurement_sets/tile.2b.ms").exists()
-    assert sweep(**NOW) == []
+
+def test_a_file_that_no_journal_names_is_never_touched(products_root):
+    """The products root may be somebody's folder of other data, by a wrong setting."""
+    kept = {"notes.txt", "raw/2026-03-20T01:00:00_sb00.hdf5", "images/tile.1a.fits"}
+    for relative in kept:
+        put(products_root, relative)
+    left_behind(products_root, "images/tile.2b.fits")
+
+    assert sweep() == ["images/tile.2b.fits"]
+    assert files(products_root) == kept
 
 
-def test_every_path_that_a_row_names_is_kept(products_root):
-    paths = {column: f"images/{column}.fits" for _, column in PATH_COLUMNS if column != "path"}
-    ImageFactory(path="images/path.fits", **paths)
-    for path in [*paths.values(), "images/path.fits"]:
-        put(products_root, path)
+def test_the_products_of_another_database_are_never_touched(products_root):
+    put(products_root, "images/theirs.fits")
+    theirs = left_behind(products_root, "images/theirs.fits", tag="0" * 8)
+
+    assert sweep() == []
+    assert theirs.exists()
+    assert (products_root / "images/theirs.fits").exists()
+
+
+def everything_named(root: Path) -> Iterable[str]:
+    """A file for every column that names one, of current, superseded and retired products."""
+    paths = {column: f"images/{column}.fits" for _, column, _ in PATH_COLUMNS if column != "path"}
+    ImageFactory(path="images/path.fits", is_current=False, **paths)
     MeasurementSetFactory(path="measurement_sets/x.ms")
-    put_table(products_root, "measurement_sets/x.ms")
     FlagTableFactory(path="flags/x.h5")
-    put(products_root, "flags/x.h5")
-    CalibrationTableFactory(path="calibration/x.B")
-    put_table(products_root, "calibration/x.B")
-
-    assert sweep(**NOW) == []
-    assert (products_root / "measurement_sets/x.ms/ANTENNA/table.dat").exists()
-
-
-def test_a_superseded_or_retired_product_is_still_a_product(products_root):
-    ImageFactory(path="images/old.fits", is_current=False)
-    CalibrationTableFactory(path="calibration/old.B", is_retired=True)
-    put(products_root, "images/old.fits")
-    put_table(products_root, "calibration/old.B")
-
-    assert sweep(**NOW) == []
+    CalibrationTableFactory(path="calibration/x.B", is_retired=True)
+    single = [*paths.values(), "images/path.fits", "flags/x.h5"]
+    for path in single:
+        put(root, path)
+    for path in ("measurement_sets/x.ms", "calibration/x.B"):
+        put_table(root, path)
+    return [*single, "measurement_sets/x.ms", "calibration/x.B"]
 
 
-def test_the_younger_brother_of_a_named_file_goes(products_root):
-    ImageFactory(path="images/tile.1.fits")
-    put(products_root, "images/tile.1.fits")
-    put(products_root, "images/tile.2.fits")
+def test_every_path_that_a_row_names_is_kept_although_a_journal_names_it(products_root):
+    left_behind(products_root, *everything_named(products_root))
+    before = files(products_root)
 
-    assert sweep(**NOW) == ["images/tile.2.fits"]
+    assert sweep() == []
+    assert files(products_root) == {path for path in before if not path.startswith(WORK_FOLDER)}
 
 
-def test_young_files_are_left_alone(products_root):
-    """Between the rename and the commit a product has no row yet."""
+def test_work_folders_of_living_processes_stay(products_root):
+    alive = left_behind(products_root, "images/new.fits", pid=os.getppid())
     put(products_root, "images/new.fits")
-    put_table(products_root, "measurement_sets/new.ms")
-
-    assert sweep() == []
-    assert GRACE_S >= 30
-
-
-def test_old_content_renamed_just_now_is_young(products_root):
-    old = put(products_root, ".work/1/x.fits")
-    os.utime(old, (0, 0))
-    (products_root / "images").mkdir()
-    old.rename(products_root / "images" / "x.fits")
-
-    assert sweep() == []
-
-
-def test_work_folders_of_dead_processes_go_and_those_of_living_ones_stay(products_root):
-    put(products_root, f"{WORK_FOLDER}/{dead_process()}-abc/half.fits")
-    alive = put(products_root, f"{WORK_FOLDER}/{os.getppid()}-abc/half.fits")
 
     with workspace() as mine:
-        [removed] = sweep(**NOW)
-
-        assert removed.endswith("-abc")
+        assert sweep() == []
         assert alive.exists()
         assert mine.exists()
+    assert (products_root / "images/new.fits").exists()
+
+
+def test_a_journal_line_that_a_kill_cut_off_removes_nothing(products_root):
+    put(products_root, "images/tile.fits")
+    folder = left_behind(products_root)
+    (folder / JOURNAL).write_text("images/tile.fits")  # no end of line: it was being written
+
+    assert sweep() == []
+    assert (products_root / "images/tile.fits").exists()
+
+
+def test_a_journal_cannot_lead_out_of_the_products_root(products_root):
+    outside = put(products_root.parent, "outside.fits")
+    left_behind(products_root, "../outside.fits")
+
+    with pytest.raises(Exception, match="leaves its folder"):
+        sweep()
+    assert outside.exists()
 
 
 def test_a_run_that_was_killed_leaves_nothing_behind(products_root):
     """The real thing: a child killed between its rename and its commit, with a work folder open."""
+    ours = {key: str(connection.settings_dict[key]) for key in ("ENGINE", "HOST", "PORT", "NAME")}
     program = f"""
 import os, signal
 from django.conf import settings
-settings.configure(CONTIMG_PRODUCTS_ROOT={str(products_root)!r})
+settings.configure(CONTIMG_PRODUCTS_ROOT={str(products_root)!r}, DATABASES={{"default": {ours!r}}})
 from contimg.products import publish, workspace
 with workspace() as folder:
     (folder / "done.fits").write_text("x"); (folder / "half.fits").write_text("x")
@@ -125,32 +148,37 @@ with workspace() as folder:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
     assert len(list(products_root.rglob("*.fits"))) == 2
 
-    assert len(sweep(**NOW)) == 2
-    assert not list(products_root.rglob("*.fits"))
-
-
-def test_hidden_entries_and_the_lock_are_not_products(products_root):
-    put(products_root, ".lock")
-    put(products_root, "images/.nfs0001")
-
-    assert sweep(**NOW) == []
+    assert len(sweep()) == 1
+    assert files(products_root) == set()
 
 
 def test_a_root_that_is_a_link_is_swept_too(products_root, tmp_path, settings):
     settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "linked"
     settings.CONTIMG_PRODUCTS_ROOT.symlink_to(products_root)
     put(products_root, "images/orphan.fits")
+    left_behind(products_root, "images/orphan.fits")
 
-    assert sweep(**NOW) == ["images/orphan.fits"]
+    assert sweep() == ["images/orphan.fits"]
 
 
 def test_an_empty_root_has_nothing_to_sweep(products_root):
-    assert sweep(**NOW) == []
+    assert sweep() == []
 
 
-def test_what_was_published_and_recorded_is_kept(products_root):
+def test_what_was_published_and_recorded_is_kept_and_what_was_not_goes(products_root):
     with workspace() as folder:
-        put(folder, "x.fits")
-        ImageFactory(path=publish(folder / "x.fits", "images/x.fits"))
+        for name in ("recorded", "lost"):
+            put(folder, f"{name}.fits")
+        ImageFactory(path=(kept := publish(folder / "recorded.fits", "images/recorded.fits")))
+        lost = publish(folder / "lost.fits", "images/lost.fits")
 
-    assert sweep(**NOW) == []
+        assert remove_unnamed(folder) == [lost]
+    assert files(products_root) == {kept}
+
+
+def test_the_products_of_a_tile_are_those_of_all_its_versions():
+    old, new = ImageFactory(path="images/old.fits", is_current=False), ImageFactory(path="images/new.fits")
+    tile = old.measurement_set.group
+
+    assert "images/old.fits" in set(products_of(tile))
+    assert new.path not in set(products_of(tile))

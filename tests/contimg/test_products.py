@@ -46,7 +46,7 @@ def test_two_products_of_one_name_do_not_meet(made, products_root):
 
 
 def test_a_folder_is_published_whole(products_root):
-    made = products_root / WORK_FOLDER / "x.ms"
+    made = products_root / WORK_FOLDER / "1-x" / "x.ms"
     (made / "ANTENNA").mkdir(parents=True)
     (made / "table.dat").write_text("main")
     (made / "ANTENNA" / "table.dat").write_text("antennas")
@@ -67,7 +67,7 @@ settings.configure(CONTIMG_PRODUCTS_ROOT={str(products_root)!r})
 real_fsync = os.fsync
 from pathlib import Path
 from contimg.products import publish
-made = Path({str(products_root)!r}, "made.ms"); (made / "SUB").mkdir(parents=True)
+made = Path({str(products_root)!r}, ".work", "1-x", "made.ms"); (made / "SUB").mkdir(parents=True)
 (made / "table.dat").write_text("x"); (made / "SUB" / "table.dat").write_text("y")
 def fsync(descriptor):
     print("sync", os.readlink(f"/proc/self/fd/{{descriptor}}")); real_fsync(descriptor)
@@ -78,12 +78,12 @@ sys.addaudithook(hook)
 publish(made, "sets/made.ms")
 """
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    events = [line.replace(f"{products_root}/", "") for line in out.splitlines()]
+    events = [line.replace(f"{products_root}/", "").replace(".work/1-x/", "") for line in out.splitlines()]
 
     assert set(events[:4]) == {
         "sync made.ms", "sync made.ms/table.dat", "sync made.ms/SUB", "sync made.ms/SUB/table.dat"
     }  # fmt: skip
-    assert events[4:] == ["rename made.ms", "sync sets"]
+    assert events[4:] == ["sync .journal", "rename made.ms", "sync sets"]
 
 
 # --- staying inside --------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every oddity of radio FITS that DOMAIN.md names, one row each."""
+"""Every oddity of radio FITS as it really comes, one row each."""
 
 from __future__ import annotations
 

@@ -70,15 +70,17 @@ def small_images(settings):
     settings.CONTIMG_SEFD_JY = IMAGED.sefd_jy
 
 
-def row_of(tile: Observed, path: Path, tmp_path: Path, **fields) -> MeasurementSet:
+def row_of(tile: Observed, path: Path, **fields) -> MeasurementSet:
     """The row of a calibrated set, with its files in this test's products root."""
-    shutil.copytree(path, tmp_path / "copy.ms")
+    with workspace() as folder:
+        shutil.copytree(path, folder / "copy.ms")
+        published = publish(folder / "copy.ms", "measurement_sets/copy.ms")
     c = tile.converted
     observed_at = Time(c.mid_jd, format="jd", scale="utc").to_datetime(timezone=UTC)
     raw = MeasurementSetFactory(group=SubbandGroupFactory(started_at=tile.plan.started_at))
     return CalibratedSetFactory(
         calibrated_from=raw,
-        path=publish(tmp_path / "copy.ms", "measurement_sets/copy.ms"),
+        path=published,
         observed_at=observed_at,
         ra_deg=c.ra_deg,
         dec_deg=c.dec_deg,
@@ -94,13 +96,13 @@ def row_of(tile: Observed, path: Path, tmp_path: Path, **fields) -> MeasurementS
 
 
 @pytest.fixture
-def field(calibrated, tmp_path) -> MeasurementSet:
-    return row_of(*calibrated[:2], tmp_path)
+def field(calibrated) -> MeasurementSet:
+    return row_of(*calibrated[:2])
 
 
 @pytest.fixture
-def calibrator(calibrated, tmp_path) -> MeasurementSet:
-    return row_of(*calibrated[2:], tmp_path)
+def calibrator(calibrated) -> MeasurementSet:
+    return row_of(*calibrated[2:])
 
 
 def imaged(measurement_set: MeasurementSet) -> Image:
@@ -211,8 +213,8 @@ def test_a_second_version_supersedes_the_first(field, settings, products_root):
     assert not second.is_current
 
 
-def test_a_lenient_set_makes_a_lenient_tile_and_says_which_subbands_lack(calibrated, tmp_path):
-    measurement_set = row_of(*calibrated[:2], tmp_path, is_lenient=True)
+def test_a_lenient_set_makes_a_lenient_tile_and_says_which_subbands_lack(calibrated):
+    measurement_set = row_of(*calibrated[:2], is_lenient=True)
     measurement_set.group.missing_subbands = [5]
     measurement_set.group.save()
 
