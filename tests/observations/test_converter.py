@@ -14,6 +14,7 @@ from astropy.coordinates import AltAz, SkyCoord
 from astropy.time import Time
 
 from contimg.exceptions import DiskFull
+from contimg.products import workspace
 from observations.conversion import GroupIncomplete, GroupOverfull, make_measurement_set, record_measurement_set
 from observations.engines.converter import AllFlagged, SubbandsDisagree, SubbandUnreadable, convert
 from observations.engines.measurement_set import read_header, read_rows
@@ -279,12 +280,11 @@ def group_of(folder: Path) -> SubbandGroup:
 
 @pytest.mark.django_db
 class TestGroups:
-    def test_15_of_16_are_converted_and_the_set_says_which_is_missing(self, files, tmp_path, products_root):
+    def test_15_of_16_are_converted_and_the_set_says_which_is_missing(self, files, products_root):
         files[5].unlink()
         group = group_of(files[0].parent)
 
-        converted = make_measurement_set(group=group, folder=tmp_path)
-        row = record_measurement_set(group=group, converted=converted, folder=tmp_path)
+        row = self.made(group)
 
         row.refresh_from_db()
         assert row.parameters["missing_subbands"] == [5]
@@ -315,10 +315,10 @@ class TestGroups:
     def test_a_late_subband_makes_a_second_version_and_the_same_files_none(self, files, tmp_path, products_root):
         late = files[5].rename(tmp_path / files[5].name)
         group = group_of(files[0].parent)
-        first = self.made(group, tmp_path / "a")
-        again = self.made(group, tmp_path / "b")
+        first = self.made(group)
+        again = self.made(group)
         late.rename(files[5])
-        second = self.made(group_of(files[0].parent), tmp_path / "c")
+        second = self.made(group_of(files[0].parent))
 
         assert again.pk == first.pk
         assert second.pk != first.pk
@@ -327,10 +327,10 @@ class TestGroups:
         assert (products_root / second.path).exists()
 
     @staticmethod
-    def made(group: SubbandGroup, folder: Path):
-        folder.mkdir()
-        converted = make_measurement_set(group=group, folder=folder)
-        return record_measurement_set(group=group, converted=converted, folder=folder)
+    def made(group: SubbandGroup):
+        with workspace() as folder:
+            converted = make_measurement_set(group=group, folder=folder)
+            return record_measurement_set(group=group, converted=converted, folder=folder)
 
 
 def test_a_tile_with_heavy_damage_of_every_kind_still_converts(tmp_path):
