@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -190,7 +191,17 @@ def find_sources(tile: Tile) -> str:
     true_jy = np.array([float(source.flux_at(frequency_hz)) for source in sky])
     ratio = np.median((forced.flux_jy / true_jy)[forced.peak_jy_per_beam > 10 * forced.rms_jy_per_beam])
     rms_mjy = 1e3 * np.nanmedian(forced.rms_jy_per_beam)
-    return f"{len(found)} found of {len(sky)}, rms {rms_mjy:.3f} mJy, flux ratio {ratio:.3f}"
+    false = _false_snrs(found, sky, files.beam)
+    at = f" at SNR {', '.join(f'{snr:.1f}' for snr in false)}" if false else ""
+    return f"{len(found)} found of {len(sky)}, {len(false)} false{at}; rms {rms_mjy:.3f} mJy, flux ratio {ratio:.3f}"
+
+
+def _false_snrs(found: list[finder.Detection], sky: list[SkySource], beam: RestoringBeam) -> list[float]:
+    """Signal to noise of the detections without a true source within one beam."""
+    true = SkyCoord([source.ra_deg for source in sky], [source.dec_deg for source in sky], unit="deg")
+    places = SkyCoord([one.ra_deg for one in found], [one.dec_deg for one in found], unit="deg")
+    _, separation, _ = places.match_to_catalog_sky(true)
+    return [one.snr for one, away in zip(found, separation.arcsec, strict=True) if away > beam.bmaj_arcsec]
 
 
 @dataclass(frozen=True)
