@@ -1,133 +1,98 @@
-"""The main job: every settled tile through every stage. One bad tile never stops the others."""
+"""Running a batch here and now, without a courier: threads that each feed one child process, and a sweeper."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable
 
 import structlog
-from django.db import transaction
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections, connection
 
-from batch.stages import CALIBRATING, IMAGING, Options, Stage
-from batch.sweeper import products_of, remove_unnamed, sweep
-from calibration.services import WaitingForCalibration
-from contimg.exceptions import Busy, ContimgError
-from contimg.products import note, products_root, workspace
-from observations.models import SubbandGroup
+from batch import transitions
+from batch.executor import Executor, record_ending
+from batch.models import Batch
+from batch.sweeper import Sweeper
+from batch.work import run
+from contimg.products import this_process
 
 log = structlog.get_logger(__name__)
-
-UNEXPECTED = "internal_error"  # the code of an error that is none of ours
-
-
-@dataclass
-class TileReport:
-    """How far one tile came in this run. `stages_run` are those that did work, not those found done."""
-
-    tile: SubbandGroup
-    stages_run: list[str] = field(default_factory=list)
-    state: str = "done"  # done, failed or waiting
-    stage: str = ""
-    code: str = ""
-    detail: str = ""
-
-    @property
-    def is_open(self) -> bool:
-        return self.state == "done"
+IDLE_S = 0.2
+WATCH_EVERY_S = 0.5
 
 
-@dataclass
-class RunReport:
-    tiles: list[TileReport] = field(default_factory=list)
+def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -> Batch:
+    """Run the batch's items until none is ready or running, telling `watch` how far it is; returns the batch as it is.
 
-    def in_state(self, state: str) -> list[TileReport]:
-        return [report for report in self.tiles if report.state == state]
-
-    @property
-    def is_success(self) -> bool:
-        return not self.in_state("failed") and not self.in_state("waiting")
-
-
-Progress = Callable[[TileReport, Stage], None]
-
-
-def process_tiles(
-    *, tiles: Iterable[SubbandGroup], options: Options | None = None, progress: Progress | None = None
-) -> RunReport:
-    """Run all stages of the tiles in order of time; what is done and unchanged is not done again.
-
-    A tile that fails, or that waits for calibration, leaves the run there and is named in the report.
-    Raises Busy when another run has the products root.
+    Items that wait for calibration stay waiting. An interrupt stops what runs, cancels what is left, and is raised.
     """
-    options = options or Options()
-    report = RunReport([TileReport(tile) for tile in sorted(tiles, key=lambda tile: (tile.started_at, tile.pk))])
-    with _alone():
-        sweep()
-        for stages in (CALIBRATING, IMAGING):
-            for tile_report in report.tiles:
-                _run_stages(tile_report, stages, options, progress)
-    return report
-
-
-def _run_stages(report: TileReport, stages: Sequence[Stage], options: Options, progress: Progress | None) -> None:
-    for stage in stages:
-        if report.is_open:
-            _run_stage(report, stage, options)
-        if progress:
-            progress(report, stage)
-
-
-def _run_stage(report: TileReport, stage: Stage, options: Options) -> None:
+    executors = [Executor(batch=batch) for _ in range(n_workers)]
+    threads = [threading.Thread(target=_work, args=(executor, batch)) for executor in executors]
+    sweeper, swept_at = Sweeper(), 0.0
+    for thread in threads:
+        thread.start()
     try:
-        if stage.is_done(report.tile, options):
-            return
-        run_one(stage, report.tile, options)
-    except ContimgError as error:
-        waits = isinstance(error, WaitingForCalibration)
-        _stop(report, stage, state="waiting" if waits else "failed", code=error.code, detail=str(error))
-    # The worker's edge: a fault of ours or of a library, met in one tile's data, must not take the night with it.
-    except Exception as error:
-        log.exception("stage_broke", tile=report.tile.name, stage=stage.name)
-        _stop(report, stage, state="failed", code=UNEXPECTED, detail=f"{type(error).__name__}: {error}")
-    else:
-        report.stages_run.append(stage.name)
-        log.info("stage_done", tile=report.tile.name, stage=stage.name)
+        while any(thread.is_alive() for thread in threads):
+            if time.monotonic() - swept_at > settings.CONTIMG_SWEEP_S:
+                _unless_away(sweeper.sweep)
+                swept_at = time.monotonic()
+            _unless_away(batch.refresh_from_db)
+            watch(batch)
+            threads[0].join(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        transitions.cancel(batch.items.all())
+        raise
+    finally:
+        for executor in executors:
+            executor.stop(within_s=settings.CONTIMG_DRAIN_S)
+        for thread in threads:
+            thread.join()
+    batch.refresh_from_db()
+    watch(batch)
+    return batch
 
 
-def _stop(report: TileReport, stage: Stage, *, state: str, code: str, detail: str) -> None:
-    report.state, report.stage, report.code, report.detail = state, stage.name, code, detail
-    log.warning("stage_stopped", tile=report.tile.name, stage=stage.name, code=code, detail=detail)
-
-
-def run_one(stage: Stage, tile: SubbandGroup, options: Options) -> None:
-    """Work in a folder of its own, then record in one transaction.
-
-    Afterwards what no row names goes: on success the files that a remake replaced, on failure those just published.
-    """
-    with workspace() as folder:
-        record = stage.work(tile, options, folder)
-        note(folder, products_of(tile))
+def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
+    """The same without child processes, for a debugger: nothing limits a stage, and a crash of it is ours."""
+    while held := transitions.claim(worker=this_process(), host="", batch=batch):
         try:
-            with transaction.atomic():
-                record()
+            record_ending(held, run(held, lambda fraction: None))
+        except KeyboardInterrupt:
+            transitions.hand_back(held, code="", detail="")
+            transitions.cancel(batch.items.all())
+            raise
         finally:
-            remove_unnamed(folder)
+            transitions.settle(held)
+        batch.refresh_from_db()
+        watch(batch)
+    return batch
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One run at a time on a products root; the lock goes with the process, however it ends."""
-    root = products_root()
-    root.mkdir(parents=True, exist_ok=True)
-    with open(Path(root, ".lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Busy("Another run is processing into this products root; wait for it to end.") from error
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def _work(executor: Executor, batch: Batch) -> None:
+    try:
+        while not executor.is_stopping:
+            try:
+                if executor.run_next():
+                    continue
+                if not _has_more(batch):
+                    return
+            except DatabaseError as error:
+                log.warning("database_away", detail=str(error).strip())
+                close_old_connections()
+            time.sleep(IDLE_S)
+    finally:
+        executor.close()
+        connection.close()
+
+
+def _has_more(batch: Batch) -> bool:
+    return batch.items.filter(state__in=["ready", "running"]).exists()
+
+
+def _unless_away(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except DatabaseError as error:
+        log.warning("database_away", detail=str(error).strip())
+        close_old_connections()

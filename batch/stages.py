@@ -1,19 +1,24 @@
-"""The stages of a tile, in order, each in two halves.
+"""The stages, in order, each in two halves; what every one reads, makes, needs and may use is on this screen's table.
 
 `work` calls engines and writes files into a folder of its own, with no transaction open; it returns `record`, which
 runs inside one transaction: it renames the files into place and writes the rows. `is_done` asks whether the product
-of exactly these inputs and parameters exists, so what is done and unchanged is not done again.
+of exactly these inputs and parameters exists, so what is done and unchanged is not done again. `inputs` and `outputs`
+are the rows whose files are the evidence of an attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db.models import Model, QuerySet
+from django.utils.module_loading import import_string
 
+from batch.models import Item, StageName
+from batch.parameters import IMAGING
 from calibration.models import CalibrationTable, FlagTable
 from calibration.services import (
     applying_recipe,
@@ -31,7 +36,7 @@ from calibration.services import (
 from contimg.exceptions import ContimgError
 from contimg.products import is_intact
 from images.models import Image
-from images.tiles import image_field, imaging_recipe, make_tile, record_tile
+from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import MeasurementSet, SubbandGroup
 from qa.services import assess_calibration_table, assess_image, is_assessed
@@ -39,48 +44,92 @@ from sources.services import catalogue_recipe, measure_image, record_catalogue
 
 Record = Callable[[], object]
 Row = TypeVar("Row", bound=Model)
+GB = 1_000_000_000
 
 
 class StageNotReady(ContimgError):
     """A stage was asked for before the product it needs exists."""
 
     code = "stage_not_ready"
-    permanent = False
+    status = 409
 
 
 @dataclass(frozen=True)
-class Options:
-    lenient: bool = False
+class Job:
+    """A stage's subject and parameters: a tile, or one image (of a tile or from elsewhere)."""
+
+    tile: SubbandGroup | None
+    image: Image | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    progress: Callable[[float], None] = lambda fraction: None
+
+    @classmethod
+    def of(cls, item: Item, progress: Callable[[float], None]) -> Job:
+        measurement_set = item.image.measurement_set if item.image else item.measurement_set
+        tile = measurement_set.group if measurement_set else item.group
+        return cls(tile=tile, image=item.image, parameters=item.batch.parameters, progress=progress)
+
+    @property
+    def name(self) -> str:
+        return (self.image or self.the_tile).name
+
+    @property
+    def the_tile(self) -> SubbandGroup:
+        if self.tile is None:
+            raise StageNotReady(f"{self.name} is not a tile; this stage works on tiles only.")
+        return self.tile
+
+    @property
+    def lenient(self) -> bool:
+        return bool(self.parameters.get("lenient"))
+
+    @property
+    def imaging(self) -> Any:
+        return imaging_parameters(**{name: self.parameters[name] for name in IMAGING if name in self.parameters})
 
 
 @dataclass(frozen=True)
 class Stage:
-    name: str
-    is_done: Callable[[SubbandGroup, Options], bool]
-    work: Callable[[SubbandGroup, Options, Path], Record]
+    name: StageName
+    subject_kinds: tuple[str, ...]
+    parameters: tuple[str, ...]
+    is_done: Callable[[Job], bool]
+    work: Callable[[Job, Path], Record]
+    inputs: Callable[[Job], Iterable[Model]]
+    outputs: Callable[[Job], Iterable[Model]]
+    disk_bytes: Callable[[Job], int]  # that it may fill while it works, products included
+    time_limit_s: float = 3600
+    memory_limit_bytes: int = 12 * GB
 
 
-# --- what a tile has -------------------------------------------------------------------------------------------------
-def raw_set(tile: SubbandGroup) -> MeasurementSet:
-    return _one(tile.measurement_sets.uncalibrated().current(), tile, "convert")
+def stages() -> dict[str, Stage]:
+    """The table that the settings name, by the stages' names."""
+    return {stage.name: stage for stage in import_string(settings.CONTIMG_STAGES)}
 
 
-def calibrated_set(tile: SubbandGroup) -> MeasurementSet:
-    return _one(tile.measurement_sets.calibrated().current(), tile, "apply")
+# --- what a tile has -------------------------------------------------------------------------------------------
+def raw_set(job: Job) -> MeasurementSet:
+    return _one(job.the_tile.measurement_sets.uncalibrated().current(), job, "convert")
 
 
-def flags_of(tile: SubbandGroup) -> FlagTable:
-    return _one(FlagTable.objects.filter(recipe=flagging_recipe(raw_set(tile))), tile, "calibrate")
+def calibrated_set(job: Job) -> MeasurementSet:
+    return _one(job.the_tile.measurement_sets.calibrated().current(), job, "apply")
 
 
-def image_of(tile: SubbandGroup) -> Image:
-    return _one(Image.objects.tiles().current().filter(measurement_set__group=tile), tile, "image")
+def flags_of(job: Job) -> FlagTable:
+    return _one(FlagTable.objects.filter(recipe=flagging_recipe(raw_set(job))), job, "calibrate")
 
 
-def _one(rows: QuerySet[Row], tile: SubbandGroup, stage: str) -> Row:
+def image_of(job: Job) -> Image:
+    if job.image is not None:
+        return job.image
+    return _one(Image.objects.tiles().current().filter(measurement_set__group=job.the_tile), job, "image")
+
+
+def _one(rows: QuerySet[Row], job: Job, stage: str) -> Row:
     row = rows.first()
     if row is None:
-        raise StageNotReady(f"{tile.name} has no product of the stage {stage!r} yet; run that stage first.")
+        raise StageNotReady(f"{job.name} has no product of the stage {stage!r} yet; run that stage first.")
     return row
 
 
@@ -90,34 +139,35 @@ def _exists(queryset: QuerySet, recipe: str) -> bool:
     return row is not None and is_intact(*row)
 
 
-# --- the stages ------------------------------------------------------------------------------------------------------
-def _convert_is_done(tile: SubbandGroup, options: Options) -> bool:
+# --- convert -----------------------------------------------------------------------------------------------------
+def _convert_is_done(job: Job) -> bool:
+    tile = job.the_tile
     return _exists(tile.measurement_sets.current(), conversion_recipe(tile))
 
 
-def _convert(tile: SubbandGroup, options: Options, folder: Path) -> Record:
+def _convert(job: Job, folder: Path) -> Record:
+    tile = job.the_tile
     converted = make_measurement_set(group=tile, folder=folder)
     return lambda: record_measurement_set(group=tile, converted=converted, folder=folder)
 
 
-def _calibrate_is_done(tile: SubbandGroup, options: Options) -> bool:
-    recipe = flagging_recipe(raw_set(tile))
-    if not _exists(FlagTable.objects.all(), recipe):
+# --- calibrate ---------------------------------------------------------------------------------------------------
+def _calibrate_is_done(job: Job) -> bool:
+    if not _exists(FlagTable.objects.all(), flagging_recipe(raw_set(job))):
         return False
-    flags = flags_of(tile)
+    flags = flags_of(job)
     if flags.calibrator is None:
         return True
-    tables = CalibrationTable.objects.all()
-    return all(
-        _exists(tables, solving_recipe(flag_table=flags, calibrator=flags.calibrator, kind=kind)) for kind in "BG"
-    )
+    recipes = [solving_recipe(flag_table=flags, calibrator=flags.calibrator, kind=kind) for kind in "BG"]
+    return all(_exists(CalibrationTable.objects.all(), recipe) for recipe in recipes)
 
 
-def _calibrate(tile: SubbandGroup, options: Options, folder: Path) -> Record:
+def _calibrate(job: Job, folder: Path) -> Record:
     """Flag; where the tile has a calibrator, solve on it."""
-    measurement_set = raw_set(tile)
+    measurement_set = raw_set(job)
     flagging = make_flags(measurement_set=measurement_set, folder=folder)
     match = calibrator_to_solve_on(measurement_set=measurement_set)
+    job.progress(0.1 if match else 0.9)
     calibrator = match.calibrator if match else None
     solved = (
         make_tables(
@@ -142,71 +192,119 @@ def _calibrate(tile: SubbandGroup, options: Options, folder: Path) -> Record:
     return record
 
 
-def _apply_is_done(tile: SubbandGroup, options: Options) -> bool:
-    tables = choose_tables(measurement_set=raw_set(tile), lenient=options.lenient)
-    recipe = applying_recipe(flag_table=flags_of(tile), tables=tables, lenient=options.lenient)
-    return _exists(tile.measurement_sets.current(), recipe)
+def _calibration_of(job: Job) -> list[Model]:
+    flags = flags_of(job)
+    if flags.calibrator is None:
+        return [flags]
+    recipes = [solving_recipe(flag_table=flags, calibrator=flags.calibrator, kind=kind) for kind in "BG"]
+    return [flags, *CalibrationTable.objects.filter(recipe__in=recipes).order_by("kind")]
 
 
-def _apply(tile: SubbandGroup, options: Options, folder: Path) -> Record:
-    measurement_set, flags = raw_set(tile), flags_of(tile)
-    tables = choose_tables(measurement_set=measurement_set, lenient=options.lenient)
+# --- apply -------------------------------------------------------------------------------------------------------
+def _tables_for(job: Job) -> list[CalibrationTable]:
+    return choose_tables(measurement_set=raw_set(job), lenient=job.lenient)
+
+
+def _apply_is_done(job: Job) -> bool:
+    recipe = applying_recipe(flag_table=flags_of(job), tables=_tables_for(job), lenient=job.lenient)
+    return _exists(job.the_tile.measurement_sets.current(), recipe)
+
+
+def _apply(job: Job, folder: Path) -> Record:
+    measurement_set, flags, tables = raw_set(job), flags_of(job), _tables_for(job)
     applied = make_calibrated_set(measurement_set=measurement_set, flag_table=flags, tables=tables, folder=folder)
     return lambda: record_calibrated_set(
         measurement_set=measurement_set,
         flag_table=flags,
         tables=tables,
         applied=applied,
-        lenient=options.lenient,
+        lenient=job.lenient,
         folder=folder,
     )
 
 
+# --- image, assess, photometry -----------------------------------------------------------------------------------
 COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "preview_path")
 
 
-def _image_is_done(tile: SubbandGroup, options: Options) -> bool:
-    images, recipe = Image.objects.tiles().current(), imaging_recipe(calibrated_set(tile))
+def _image_is_done(job: Job) -> bool:
+    images, recipe = Image.objects.tiles().current(), imaging_recipe(calibrated_set(job), job.imaging)
     return _exists(images, recipe) and all(
         is_intact(path) for path in images.filter(recipe=recipe).values_list(*COMPANIONS).get()
     )
 
 
-def _image(tile: SubbandGroup, options: Options, folder: Path) -> Record:
-    measurement_set = calibrated_set(tile)
-    made = make_tile(measurement_set=measurement_set, folder=folder)
+def _image(job: Job, folder: Path) -> Record:
+    measurement_set = calibrated_set(job)
+    made = make_tile(measurement_set=measurement_set, parameters=job.imaging, folder=folder)
     return lambda: record_tile(measurement_set=measurement_set, made=made)
 
 
-def _assess_is_done(tile: SubbandGroup, options: Options) -> bool:
-    return is_assessed(image_of(tile))
-
-
-def _assess(tile: SubbandGroup, options: Options, folder: Path) -> Record:
-    image = image_of(tile)
+def _assess(job: Job, folder: Path) -> Record:
+    image = image_of(job)
     return lambda: assess_image(image=image)
 
 
-def _photometry_is_done(tile: SubbandGroup, options: Options) -> bool:
-    image = image_of(tile)
+def _photometry_is_done(job: Job) -> bool:
+    image = image_of(job)
     return hasattr(image, "catalogue") and image.catalogue.recipe == catalogue_recipe(image=image)
 
 
-def _photometry(tile: SubbandGroup, options: Options, folder: Path) -> Record:
-    image = image_of(tile)
+def _photometry(job: Job, folder: Path) -> Record:
+    image = image_of(job)
     measured = measure_image(image=image)
     return lambda: record_catalogue(image=image, measured=measured)
 
 
-# All tiles are calibrated before the first table is chosen, so that each gets the nearest one of the whole run.
-CALIBRATING = (
-    Stage("convert", _convert_is_done, _convert),
-    Stage("calibrate", _calibrate_is_done, _calibrate),
-)
-IMAGING = (
-    Stage("apply", _apply_is_done, _apply),
-    Stage("image", _image_is_done, _image),
-    Stage("assess", _assess_is_done, _assess),
-    Stage("photometry", _photometry_is_done, _photometry),
-)
-STAGES = CALIBRATING + IMAGING
+def _pixels_bytes(job: Job) -> int:
+    return 4 * job.imaging.size_px**2
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+STAGES = (
+    Stage(
+        StageName.CONVERT, ("subband_group",), (),
+        _convert_is_done, _convert,
+        inputs=lambda job: job.the_tile.files.select_related("root"),
+        outputs=lambda job: [raw_set(job)],
+        disk_bytes=lambda job: 3 * job.the_tile.size_bytes,
+    ),
+    Stage(
+        StageName.CALIBRATE, ("subband_group", "measurement_set"), (),
+        _calibrate_is_done, _calibrate,
+        inputs=lambda job: [raw_set(job)],
+        outputs=_calibration_of,
+        disk_bytes=lambda job: int(1.2 * raw_set(job).size_bytes) + 20 * _pixels_bytes(job),
+    ),
+    Stage(
+        StageName.APPLY, ("subband_group", "measurement_set"), ("lenient",),
+        _apply_is_done, _apply,
+        inputs=lambda job: [raw_set(job), flags_of(job), *_tables_for(job)],
+        outputs=lambda job: [calibrated_set(job)],
+        disk_bytes=lambda job: int(1.2 * raw_set(job).size_bytes),
+    ),
+    Stage(
+        StageName.IMAGE, ("subband_group", "measurement_set"), IMAGING,
+        _image_is_done, _image,
+        inputs=lambda job: [calibrated_set(job)],
+        outputs=lambda job: [image_of(job)],
+        disk_bytes=lambda job: int(1.2 * calibrated_set(job).size_bytes) + 20 * _pixels_bytes(job),
+    ),
+    Stage(
+        StageName.ASSESS, ("subband_group", "image"), (),
+        lambda job: is_assessed(image_of(job)), _assess,
+        inputs=lambda job: [image_of(job)],
+        outputs=lambda job: [image_of(job).assessments.current().get()],
+        disk_bytes=lambda job: 0,
+        time_limit_s=300,
+    ),
+    Stage(
+        StageName.PHOTOMETRY, ("subband_group", "image"), (),
+        _photometry_is_done, _photometry,
+        inputs=lambda job: [image_of(job)],
+        outputs=lambda job: [Image.objects.select_related("catalogue").get(pk=image_of(job).pk).catalogue],
+        disk_bytes=lambda job: 8 * _pixels_bytes(job),
+        time_limit_s=1800,
+    ),
+)  # fmt: skip
+CHAIN = tuple(stage.name for stage in STAGES)  # what `process` does to a tile, in this order

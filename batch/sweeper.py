@@ -1,19 +1,28 @@
-"""Remove products that no row names: those a killed run left behind, and those that a remake has replaced.
+"""What keeps the queue honest: items whose worker is gone run again, and files that no row names go.
 
-Only what the journal of a work folder of this database names is ever removed, never a file for merely being there.
+Of files, only what the journal of a work folder of this database names is ever removed, never one for merely being
+there.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import structlog
+from django.conf import settings
+from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, Subquery
+from django.db.models.functions import Now
 
+from batch import transitions
+from batch.models import Attempt, Item
+from batch.transitions import Claim, LeaseLost
 from calibration.models import CalibrationTable, FlagTable
-from contimg.products import WORK_FOLDER, database_tag, inside, noted, products_root
+from contimg.products import inside, is_gone, noted, owner_of, products_root, work_folders
 from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
 
@@ -32,14 +41,76 @@ PATH_COLUMNS = (
 )
 
 
-def sweep() -> list[str]:
-    """Clear up after dead processes; returns the products removed, relative to the products root."""
+EXPIRED = ExpressionWrapper(Q(lease_until__lt=Now()), output_field=BooleanField())
+
+
+@dataclass
+class Sweeper:
+    """Finds items whose worker is dead. It keeps what it saw, so one is kept for the life of a process.
+
+    A worker is dead when its process is gone from this machine, when its lease ran out and was not renewed between
+    two sweeps, or when it was not renewed for a whole lease by this process's own monotonic clock. So a wall clock
+    that jumps neither takes work from the living nor keeps it with the dead.
+    """
+
+    _seen: dict[tuple[int, int], tuple[datetime | None, float]] = field(default_factory=dict)
+
+    def sweep(self) -> int:
+        """Returns how many items were taken from dead workers."""
+        now = time.monotonic()
+        attempts = Attempt.objects.filter(item=OuterRef("pk"), number=OuterRef("attempt"))
+        running = Item.objects.running().annotate(attempt_id=Subquery(attempts.values("pk")[:1]), is_expired=EXPIRED)
+        seen, n = {}, 0
+        for item in running.only("pk", "attempt", "batch_id", "stage", "worker", "lease_until"):
+            lease, since = self._seen.get((item.pk, item.attempt), (None, now))
+            since = since if lease == item.lease_until else now
+            seen[item.pk, item.attempt] = (item.lease_until, since)
+            expired = item.is_expired and now - since >= 0.9 * settings.CONTIMG_SWEEP_S
+            if is_gone(item.worker) or expired or now - since >= settings.CONTIMG_LEASE_S:
+                n += _take_back(Claim(item.pk, item.attempt, item.batch_id, item.stage, item.attempt_id), item.worker)
+        self._seen = seen
+        transitions.settle_all()
+        sweep_files()
+        return n
+
+
+def _take_back(held: Claim, worker: str) -> bool:
+    try:
+        state = transitions.lost(held, detail=f"Its worker {worker} is gone.")
+    except LeaseLost:
+        return False  # it ended, or was renewed, in this moment
+    transitions.settle(held)
+    log.warning("item_taken_back", item=held.item_id, attempt=held.attempt, worker=worker, state=state)
+    return True
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+def sweep_files() -> list[str]:
+    """Clear up after work that has ended without doing so; returns the products removed, relative to the root."""
     removed = []
-    for folder in _dead_work_folders():
-        removed += remove_unnamed(folder)
-        shutil.rmtree(folder)
-        log.info("swept", work_folder=folder.name)
+    for folder in work_folders():
+        if _is_left_behind(folder):
+            removed += remove_work(folder)
+            log.info("swept", work_folder=folder.name)
     return removed
+
+
+def remove_work(folder: Path) -> list[str]:
+    removed = remove_unnamed(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+def work_owner(held: Claim) -> str:
+    return f"item{held.item_id}.{held.attempt}"
+
+
+def _is_left_behind(folder: Path) -> bool:
+    owner = owner_of(folder)
+    if not owner.startswith("item"):
+        return is_gone(owner)
+    pk, _, attempt = owner.removeprefix("item").partition(".")
+    return not Item.objects.running().filter(pk=pk, attempt=attempt).exists()
 
 
 def remove_unnamed(folder: Path) -> list[str]:
@@ -48,7 +119,7 @@ def remove_unnamed(folder: Path) -> list[str]:
     removed = sorted(wanted - set(_named(wanted)))
     for relative in removed:
         path = inside(products_root(), relative)
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         log.info("removed_unnamed", path=relative)
     return removed
 
@@ -63,20 +134,3 @@ def products_of(tile: SubbandGroup) -> Iterator[str]:
 def _named(paths: Iterable[str]) -> Iterator[str]:
     for model, column, _ in PATH_COLUMNS:
         yield from model._default_manager.filter(**{f"{column}__in": paths}).values_list(column, flat=True)
-
-
-def _dead_work_folders() -> Iterator[Path]:
-    """Folders are named process-database-random; another database's are its own to clear up."""
-    for folder in sorted((products_root() / WORK_FOLDER).glob(f"*-{database_tag()}-*")):
-        if not _is_alive(folder.name.split("-")[0]):
-            yield folder
-
-
-def _is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (ValueError, ProcessLookupError):
-        return False
-    return True

@@ -14,6 +14,7 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from contimg.exceptions import InvalidInput, NotReadable
 from contimg.products import product_path
 from images.models import Image
 from observations.engines.simulator import SkySource
@@ -47,12 +48,30 @@ class TileTruth:
 BANDS = {"above 10": (10.0, np.inf), "7 to 10": (7.0, 10.0), "5 to 7": (5.0, 7.0)}
 
 
+def read_truth(truth_file: Path) -> list[dict]:
+    """The simulated tiles of a truth file, each with its sources. Raises NotReadable and InvalidInput."""
+    try:
+        truth = json.loads(truth_file.read_text())
+    except OSError as error:
+        raise NotReadable(f"{truth_file.name} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InvalidInput(f"{truth_file.name} is not JSON; give the truth.json that `simulate` wrote.") from error
+    try:
+        for tile in truth["tiles"]:
+            _ = datetime.fromisoformat(tile["started_at"]), tuple(tile["damage"]), _sources(tile)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{truth_file.name} is JSON, but no truth file: its tiles, their times, damage or sources are missing; "
+            "give the truth.json that `simulate` wrote."
+        ) from error
+    return truth["tiles"]
+
+
 def compare(truth_file: Path) -> list[TileTruth]:
     """One row for each simulated tile that has a current image, in order of time."""
-    truth = json.loads(truth_file.read_text())
     images = {image.name: image for image in Image.objects.tiles().current()}
     rows = []
-    for tile in truth["tiles"]:
+    for tile in read_truth(truth_file):
         name = datetime.fromisoformat(tile["started_at"]).strftime("%Y-%m-%dT%H:%M:%S")
         if name in images:
             rows.append(_compare_tile(images[name], tile))
@@ -163,8 +182,7 @@ class Variability:
 
 
 def compare_variables(truth_file: Path) -> Variability:
-    truth = json.loads(truth_file.read_text())
-    varying = [source for tile in truth["tiles"] for source in tile["sources"] if source["scale"] != 1.0]
+    varying = [source for tile in read_truth(truth_file) for source in tile["sources"] if source["scale"] != 1.0]
     called = list(Source.objects.variable())
     true_places = {(source["ra_deg"], source["dec_deg"]) for source in varying}
     hits = set()

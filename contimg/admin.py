@@ -48,6 +48,12 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
     class Media:
         css = {"all": ["contimg/admin.css"]}
 
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return True  # for all staff; the site itself lets in nobody else
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return True
+
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         facts = [json_text(f.name) if isinstance(f, models.JSONField) else f.name for f in self.opts.fields]
         return [*self.extra_facts, *facts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
 from collections.abc import Iterator
@@ -54,8 +55,25 @@ CHOICES = {"CONTIMG_IMAGER": IMAGERS, "CONTIMG_LOG_FORMAT": FORMATS, "CONTIMG_LO
 
 
 def register_checks() -> None:
-    for check in (unparsable, out_of_range, unknown_choices, imager_binary, folders):
+    for check in (unknown_names, unparsable, out_of_range, unknown_choices, imager_binary, folders):
         register(check, "contimg")
+
+
+def unknown_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Warnings: something else in this environment may use such a name."""
+    return [
+        Warning(
+            f"{name} is set, but contimg has no such setting, so it changes nothing.",
+            hint=f"{_nearest(name)} README.md lists all of them.",
+            id="contimg.W002",
+        )
+        for name in settings.UNKNOWN_NAMES
+    ]
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, settings.SETTING_NAMES, n=1)
+    return f"Did you mean {near[0]}?" if near else "Remove it from the environment or from .env."
 
 
 def unparsable(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

@@ -1,4 +1,5 @@
-"""Can it serve? `/health/live`: the process answers. `/health/ready`: so does what it depends on.
+"""Can it serve? `/health/live`: the process answers. `/health/ready`: so does what it depends on. `/health/`: what is
+wrong. Anybody may ask the first two; which check says what is told to trusted addresses, tokens and staff only.
 
 django-health-check runs the checks (each in a thread, with a time limit); the answer is ours, because its own is a 500
 for a warning too and for an Accept header that it cannot parse.
@@ -12,16 +13,20 @@ import functools
 import tempfile
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
+from django_prometheus.exports import ExportToDjangoView
 from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import ServiceUnavailable, ServiceWarning
 from health_check.views import HealthCheckView
 
+from access.addresses import is_trusted
+from access.gates import InternalView
 from contimg.products import products_root
 
 RETRY_AFTER_S = 10
@@ -76,19 +81,31 @@ class Health(HealthCheckView):
     """200 while it can serve (a warning is said, not failed), 503 when it cannot, never 500."""
 
     checks = READY_CHECKS
+    with_details = False  # also for those who are not trusted
     http_method_names = ["get", "head"]
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         with self.get_executor() as executor:
             self.results = await asyncio.gather(*(check.get_result(executor) for check in self.get_checks()))
-        if request.GET.get("format") == "openmetrics":
+        with_details = self.with_details or is_trusted(request)
+        if with_details and request.GET.get("format") == "openmetrics":
             return self.render_to_response_openmetrics()
         states = {_name(result): _state(result) for result in self.results}
         worst = max(states.values(), key=_SEVERITY.index)
-        answer = {"status": worst, "checks": {_name(result): _told(result) for result in self.results}}
+        answer: dict[str, Any] = {"status": worst}
+        if with_details:
+            answer["checks"] = {_name(result): _told(result) for result in self.results}
         if worst != "unavailable":
             return JsonResponse(answer)
         return JsonResponse(answer, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class Details(InternalView):
+    answer = staticmethod(async_to_sync(Health.as_view(with_details=True)))
+
+
+class Metrics(InternalView):
+    answer = staticmethod(ExportToDjangoView)
 
 
 _SEVERITY = ("ok", "warning", "unavailable")

@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -20,6 +21,8 @@ FORMATS = ("console", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 logger = structlog.get_logger("contimg.requests")
+# What is being answered now, for the audit log; None in commands and workers.
+current_request: ContextVar[HttpRequest | None] = ContextVar("current_request", default=None)
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 _PROBES = ("/health/", "/metrics")
 _EVERY_LINE: list[Any] = [
@@ -53,6 +56,7 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
             }
         },
+        "filters": {"without_traceback": {"()": WithoutTraceback}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["stderr"], "level": level if level in LEVELS else "INFO"},
         "loggers": {
@@ -60,8 +64,19 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
             # RequestMiddleware says it once, with the request's id.
             "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
             "django.request": {"level": "ERROR"},
+            # Anybody can send a wrong Host header: no fault of ours, and a traceback of Django's insides tells nothing.
+            "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         },
     }
+
+
+class WithoutTraceback(logging.Filter):
+    """Makes one line at WARNING of what Django logs as an error with its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
+        record.exc_info = record.exc_text = None
+        return True
 
 
 class RequestMiddleware:
@@ -76,7 +91,11 @@ class RequestMiddleware:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
-        response = self.get_response(request)
+        answering = current_request.set(request)
+        try:
+            response = self.get_response(request)
+        finally:
+            current_request.reset(answering)
         response.headers["X-Request-ID"] = request_id
         logger.log(
             _level(request.path, response.status_code),

@@ -20,12 +20,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -62,20 +64,49 @@ def inside(root: Path, relative: str) -> Path:
 
 
 @contextlib.contextmanager
-def workspace() -> Iterator[Path]:
+def workspace(owner: str = "") -> Iterator[Path]:
     """A private temporary folder on the products' file system, gone at the end whatever happens.
 
+    Its name begins with the database's tag and its owner: `this_process()`, or what a worker holds, as `item7.2`.
     Raises DiskFull in place of the operating system's ENOSPC or EDQUOT.
     """
     base = products_root() / WORK_FOLDER
     with _full_disk_named():
         base.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-{database_tag()}-", dir=base))
+        folder = Path(tempfile.mkdtemp(prefix=f"{database_tag()}-{owner or this_process()}-", dir=base))
     try:
         with _full_disk_named():
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def this_process() -> str:
+    """Tells this process from every other, also on other machines and after its number was given to another."""
+    process = psutil.Process()
+    return f"{socket.gethostname()}.{process.pid}.{process.create_time():.0f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether the process of that name has ended. One on another machine is not known to have."""
+    host, _, rest = process.rpartition(".")
+    host, _, pid = host.rpartition(".")
+    if host != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(int(pid))
+        return f"{found.create_time():.0f}" != rest or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def work_folders(owner: str = "*") -> list[Path]:
+    """Those of this database."""
+    return sorted((products_root() / WORK_FOLDER).glob(f"{database_tag()}-{owner}-*"))
+
+
+def owner_of(folder: Path) -> str:
+    return folder.name.split("-", 1)[1].rsplit("-", 1)[0]
 
 
 def database_tag() -> str:
@@ -124,6 +155,17 @@ def publish(source: Path, destination: str) -> str:
     os.rename(source, target)
     _sync_one(target.parent)
     return str(relative)
+
+
+def make_durable(folder: Path) -> None:
+    """Before a transaction begins: the disk may be slow, and a transaction keeps others waiting."""
+    _sync(folder)
+
+
+def newest_change_ns(path: Path) -> int:
+    """When the newest file of a product was last written."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
 def _work_folder_of(source: Path) -> Path:

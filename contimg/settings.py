@@ -6,7 +6,9 @@ value of ours: an unparsable one is kept as None and reported by name.
 
 import importlib.util
 import os
+import re
 import secrets
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,20 @@ from django.core.exceptions import ImproperlyConfigured
 from contimg.observability import logging_config
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.Env()
-_ENV_FILE = BASE_DIR / os.environ.get("CONTIMG_ENV_FILE", ".env")
+
+
+class _Environment(environ.Env):
+    """Remembers every name that was asked for: the names that settings have."""
+
+    names: set[str] = set()
+
+    def get_value(self, var: Any, *args: Any, **kwargs: Any) -> Any:
+        self.names.add(var)
+        return super().get_value(var, *args, **kwargs)
+
+
+env = _Environment()
+_ENV_FILE = BASE_DIR / env.str("CONTIMG_ENV_FILE", default=".env")
 if "CONTIMG_ENV_FILE" in os.environ and not _ENV_FILE.is_file():
     raise ImproperlyConfigured(f"CONTIMG_ENV_FILE names {_ENV_FILE.name}, which is not a file; correct the path.")
 env.read_env(_ENV_FILE)
@@ -27,20 +41,37 @@ UNPARSABLE: dict[str, tuple[str, str]] = {}
 
 
 def _number(name: str, default: float, kind: type = float) -> Any:
-    raw = os.environ.get(name)
+    raw = env.str(name, default="")
     try:
-        return kind(raw) if raw not in (None, "") else kind(default)
+        return kind(raw or default)
     except ValueError:
-        UNPARSABLE[name] = (raw or "", "a whole number" if kind is int else "a number")
+        UNPARSABLE[name] = (raw, "a whole number" if kind is int else "a number")
         return kind(default)
 
 
 def _flag(name: str, default: bool) -> bool:
-    raw = os.environ.get(name, "").lower()
+    raw = env.str(name, default="").lower()
     if raw in ("", "1", "true", "yes", "on", "0", "false", "no", "off"):
         return default if raw == "" else raw in ("1", "true", "yes", "on")
     UNPARSABLE[name] = (raw, "true or false")
     return default
+
+
+def _rate(name: str, default: str) -> str:
+    raw = env.str(name, default="") or default
+    if re.fullmatch(r"[1-9]\d*/(s|sec|second|m|min|minute|h|hour|d|day)", raw):
+        return raw
+    UNPARSABLE[name] = (raw, "a rate, as in 1200/min")
+    return default
+
+
+def _networks(name: str, default: str) -> list[IPv4Network | IPv6Network]:
+    raw = env.str(name, default=default)
+    try:
+        return [ip_network(word.strip()) for word in raw.split(",") if word.strip()]
+    except ValueError:
+        UNPARSABLE[name] = (raw, "addresses or networks separated by commas, as in 127.0.0.0/8,10.1.2.3")
+        return []
 
 
 # --- where things are ------------------------------------------------------------------------------------------
@@ -88,7 +119,10 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "drf_standardized_errors",
     "django_linear_migrations",
+    "django_tasks",
+    "django_tasks_db",
     "contimg",
+    "access",
     "observations",
     "calibration",
     "images",
@@ -130,6 +164,7 @@ TEMPLATES = [
 
 if not env.str("DATABASE_URL", default="sqlite:").startswith(("sqlite:", "postgres:", "postgresql:")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite: or postgres:, as in postgres://user@host/name.")
+_pool_size = _number("CONTIMG_DB_POOL_SIZE", 8, int)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'contimg.sqlite3'}")}
 _database = DATABASES["default"]
 if _database["ENGINE"] == "django.db.backends.sqlite3":
@@ -150,8 +185,23 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
     _database["ENGINE"] = "django_prometheus.db.backends.postgresql"
     _database["OPTIONS"] = {
         **_database.get("OPTIONS", {}),
-        "pool": {"min_size": 1, "max_size": _number("CONTIMG_DB_POOL_SIZE", 8, int), "timeout": 5},
+        "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5},
     }
+# Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.
+if _redis_url := env.str("CONTIMG_REDIS_URL", default=""):
+    if importlib.util.find_spec("redis") is None:
+        raise ImproperlyConfigured(
+            "CONTIMG_REDIS_URL is set and the Redis client is not installed; "
+            "run `pip install --require-hashes -r requirements/prod.txt`."
+        )
+    _limits = {"socket_connect_timeout": 0.2, "socket_timeout": 0.5}
+    _cache: dict[str, Any] = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis_url, "OPTIONS": _limits,
+    }  # fmt: skip
+else:
+    _cache = {"BACKEND": "contimg.cache.SQLiteCache", "LOCATION": str(VAR_DIR / "cache.sqlite3")}
+CACHES = {"default": {**_cache, "KEY_PREFIX": "contimg"}}
+
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_PASSWORD_VALIDATORS = [
@@ -184,18 +234,25 @@ CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = HTTPS
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if _flag("CONTIMG_BEHIND_PROXY", False) else None
+# The proxy has to set both headers itself: X-Forwarded-Proto, and its client as the last of X-Forwarded-For.
+CONTIMG_BEHIND_PROXY = _flag("CONTIMG_BEHIND_PROXY", False)
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if CONTIMG_BEHIND_PROXY else None
+CONTIMG_TRUSTED_ADDRESSES = _networks("CONTIMG_TRUSTED_ADDRESSES", "127.0.0.0/8,::1")
 
 # --- API -----------------------------------------------------------------------------------------------------------
 CONTIMG_PUBLIC_READ = _flag("CONTIMG_PUBLIC_READ", True)
+CONTIMG_THROTTLE_ANON = _rate("CONTIMG_THROTTLE_ANON", "1200/min")
+CONTIMG_THROTTLE_TOKEN = _rate("CONTIMG_THROTTLE_TOKEN", "6000/min")
+CONTIMG_THROTTLE_LOGIN = _rate("CONTIMG_THROTTLE_LOGIN", "10/min")
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
-    "DEFAULT_AUTHENTICATION_CLASSES": ["contimg.api.access.Session"],
-    "DEFAULT_PERMISSION_CLASSES": ["contimg.api.access.ReadIsPublic"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["access.authentication.TokenAuthentication", "access.authentication.Session"],
+    "DEFAULT_PERMISSION_CLASSES": ["access.permissions.HasScope"],
+    "DEFAULT_THROTTLE_CLASSES": ["access.throttles.Throttle"],
     "DEFAULT_PAGINATION_CLASS": "contimg.api.pagination.KeysetPagination",
     "DEFAULT_FILTER_BACKENDS": ["contimg.api.filters.Filtering", "contimg.api.filters.Ordering"],
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "contimg.api.negotiation.Negotiation",
@@ -204,7 +261,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
-_ERRORS = ["400", "401", "403", "404", "405", "406", "500", "503"]
+_ERRORS = ["400", "401", "403", "404", "405", "406", "429", "500", "503"]
 DRF_STANDARDIZED_ERRORS = {
     "EXCEPTION_HANDLER_CLASS": "contimg.api.errors.ProblemHandler",
     "EXCEPTION_FORMATTER_CLASS": "contimg.api.errors.ProblemFormatter",
@@ -251,3 +308,26 @@ CONTIMG_PIXEL_ARCSEC = _number("CONTIMG_PIXEL_ARCSEC", 3)
 CONTIMG_ROBUST = _number("CONTIMG_ROBUST", 0.5)
 CONTIMG_NITER = _number("CONTIMG_NITER", 100_000, int)
 CONTIMG_FLUX_SYSTEMATIC = _number("CONTIMG_FLUX_SYSTEMATIC", 0.02)
+
+# --- work ----------------------------------------------------------------------------------------------------------
+CONTIMG_STAGES = "batch.stages.STAGES"
+CONTIMG_LOG_DIR = BASE_DIR / env.str("CONTIMG_LOG_DIR", default=str(VAR_DIR / "logs"))
+CONTIMG_LEASE_S = _number("CONTIMG_LEASE_S", 60)
+CONTIMG_SWEEP_S = _number("CONTIMG_SWEEP_S", 10)
+CONTIMG_DRAIN_S = _number("CONTIMG_DRAIN_S", 30)
+CONTIMG_MAX_TRIES = _number("CONTIMG_MAX_TRIES", 5, int)
+CONTIMG_MAX_KILLS = _number("CONTIMG_MAX_KILLS", 2, int)
+CONTIMG_WORKER_STAGES = tuple(filter(None, env.list("CONTIMG_WORKER_STAGES", default=[])))  # none: all
+CONTIMG_COURIER = env.str("CONTIMG_COURIER", default="database")
+CONTIMG_BROKER_URL = env.str("CONTIMG_BROKER_URL", default="amqp://guest:guest@127.0.0.1:5672//")
+CONTIMG_QUEUE = env.str("CONTIMG_QUEUE", default="contimg")
+COURIERS = {"database": "django_tasks_db.DatabaseBackend", "celery": "batch.couriers.CeleryBackend"}
+TASKS = {"default": {"BACKEND": COURIERS.get(CONTIMG_COURIER, COURIERS["database"]), "QUEUES": ["default"]}}
+
+# Names in the environment that look like settings and are none; contimg.checks says which may have been meant.
+SETTING_NAMES = frozenset(env.names)
+UNKNOWN_NAMES = sorted(
+    name
+    for name in os.environ
+    if name.startswith("CONTIMG_") and not name.startswith("CONTIMG_TEST_") and name not in SETTING_NAMES
+)

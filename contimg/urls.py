@@ -3,9 +3,10 @@
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
-from django_prometheus.exports import ExportToDjangoView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from access.gates import throttled_login
+from access.viewsets import AuditViewSet
 from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
@@ -24,6 +25,7 @@ router.register("sources", SourceViewSet, "source")
 router.register("measurements", MeasurementViewSet, "measurement")
 router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
+router.register("audit", AuditViewSet, "audit")
 
 urlpatterns = [
     path("", views.start, name="start"),
@@ -31,11 +33,12 @@ urlpatterns = [
     path("api/v1/", include(router.urls)),
     path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
+    path("admin/login/", throttled_login(admin.site.login)),
     path("admin/", admin.site.urls),
-    path("health/", health.Health.as_view(), name="health"),
+    path("health/", health.Details.as_view(), name="health"),
     path("health/live", health.live, name="live"),
     path("health/ready", health.Health.as_view(), name="ready"),
-    path("metrics", ExportToDjangoView, name="metrics"),
+    path("metrics", health.Metrics.as_view(), name="metrics"),
 ]
 
 handler400 = "contimg.api.errors.bad_request"

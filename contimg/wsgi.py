@@ -1,8 +1,14 @@
 """WSGI entry point: `granian --interface wsgi contimg.wsgi:application`."""
 
+import contextlib
 import os
 
+from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "contimg.settings")
+# Whitenoise warns of a folder that is not there. This one is empty until somebody runs collectstatic, which nobody has
+# to; where it cannot be made the warning is right.
+with contextlib.suppress(OSError):
+    settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 application = get_wsgi_application()

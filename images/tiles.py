@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
@@ -36,6 +36,7 @@ class MadeTile:
     """The files of a tile in the work folder and what was measured of them."""
 
     folder: Path
+    parameters: ImagingParameters
     clean: CleanResult
     flat_noise: FitsFacts
     corrected: FitsFacts
@@ -44,19 +45,21 @@ class MadeTile:
     peeled: tuple[str, ...]
 
 
-def imaging_parameters() -> ImagingParameters:
+def imaging_parameters(**chosen: Any) -> ImagingParameters:
+    """Those of the settings, but for the `chosen`."""
     from images.engines.imager import ImagingParameters
 
-    return ImagingParameters(
-        size_px=settings.CONTIMG_IMAGE_SIZE_PX,
-        pixel_arcsec=settings.CONTIMG_PIXEL_ARCSEC,
-        robust=settings.CONTIMG_ROBUST,
-        niter=settings.CONTIMG_NITER,
-    )
+    configured = {
+        "size_px": settings.CONTIMG_IMAGE_SIZE_PX,
+        "pixel_arcsec": settings.CONTIMG_PIXEL_ARCSEC,
+        "robust": settings.CONTIMG_ROBUST,
+        "niter": settings.CONTIMG_NITER,
+    }
+    return ImagingParameters(**{**configured, **chosen})
 
 
-def imaging_recipe(measurement_set: MeasurementSet) -> str:
-    return digest("image", measurement_set.recipe, settings.CONTIMG_IMAGER, dataclasses.asdict(imaging_parameters()))
+def imaging_recipe(measurement_set: MeasurementSet, parameters: ImagingParameters) -> str:
+    return digest("image", measurement_set.recipe, settings.CONTIMG_IMAGER, dataclasses.asdict(parameters))
 
 
 def thermal_rms_jy_per_beam(*, measurement_set: MeasurementSet, n_effective_visibilities: float) -> float:
@@ -82,7 +85,7 @@ def image_field(
     )
 
 
-def make_tile(*, measurement_set: MeasurementSet, folder: Path) -> MadeTile:
+def make_tile(*, measurement_set: MeasurementSet, parameters: ImagingParameters, folder: Path) -> MadeTile:
     """Image a calibrated set into `folder`: image, residual, primary beam, corrected image, preview."""
     from images.engines import fits
     from images.engines.peeling import image_with_calibrators
@@ -97,7 +100,7 @@ def make_tile(*, measurement_set: MeasurementSet, folder: Path) -> MadeTile:
         calibrators=_models(calibrators),
         pointing_dec_deg=measurement_set.pointing_dec_deg,
         output_folder=folder,
-        parameters=imaging_parameters(),
+        parameters=parameters,
         threads=settings.CONTIMG_ENGINE_THREADS,
     )
     beam, corrected = folder / "primary_beam.fits", folder / "corrected.fits"
@@ -112,6 +115,7 @@ def make_tile(*, measurement_set: MeasurementSet, folder: Path) -> MadeTile:
     residual = fits.read_facts(clean.residual_path)
     return MadeTile(
         folder=folder,
+        parameters=parameters,
         clean=clean,
         flat_noise=fits.read_facts(clean.image_path),
         corrected=fits.read_facts(corrected),
@@ -136,7 +140,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
     clean, corrected = made.clean, made.corrected
     stem = f"images/{measurement_set.observed_at:%Y-%m-%d}/{name}"
     image, _ = Image.objects.update_or_create(
-        recipe=imaging_recipe(measurement_set),
+        recipe=imaging_recipe(measurement_set, made.parameters),
         defaults={
             "kind": Image.Kind.TILE,
             "name": name,
@@ -148,7 +152,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
             "preview_path": publish(made.folder / "preview.png", f"{stem}.png"),
             "size_bytes": corrected.size_bytes,
             "checksum": corrected.checksum,
-            "parameters": dataclasses.asdict(imaging_parameters()),
+            "parameters": dataclasses.asdict(made.parameters),
             "versions": imager.versions(),
             "engine": imager.name,
             "observed_at": measurement_set.observed_at,

@@ -15,7 +15,7 @@ from django.db import transaction
 from contimg.exceptions import EngineFailed
 from contimg.products import digest, publish, size_bytes
 from contimg.sky import healpix_index
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import MeasurementSet, SubbandGroup, name_files
 
 if TYPE_CHECKING:
     from observations.engines.converter import ConvertedSet
@@ -54,7 +54,7 @@ def _refuse_unprocessable(group: SubbandGroup) -> None:
         twice = ", ".join(f"sb{number:02d}" for number in group.duplicate_subbands)
         raise GroupOverfull(
             f"{group.name} has {group.n_files} files with {twice} more than once and the headers cannot tell which is "
-            "meant; take the wrong ones away and index again."
+            f"meant; take the wrong ones of {name_files(group.duplicate_files)} away and index again."
         )
     if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS:
         raise GroupIncomplete(

@@ -3,8 +3,8 @@
 1. A gap of more than half a tile ends a *neighbourhood*: what happens on one side never touches the other.
 2. Inside one, files of one declination are gathered in *windows*: the first file and all that started at most half a
    tile later. Real tiles start 309 s apart, so a window holds one tile, or tiles of runs that overlapped.
-3. The files of one run share the correlator's integration grid, so their header times agree. A window with several such
-   *runs* is taken apart, even where no subband is repeated.
+3. The files of one run share the correlator's integration grid, so their header times agree within half an
+   integration. A window with such a *run* is taken apart, also where no subband is repeated or a lone file is left.
 4. What the headers cannot tell apart stays together and is reported: a subband that is there twice makes the group
    over-full, and an over-full group is not processed.
 """
@@ -130,15 +130,9 @@ def _runs_of(window: list[Files]) -> list[Files]:
     runs = _evident_runs(window)
     if not runs:
         return [[file for cluster in window for file in cluster]]
-    apart = [cluster for cluster in window if cluster not in runs]
-    if len(runs) > 1:
-        return runs + apart
-    # One run and files beside it: a lone file with a subband that nothing else has is taken for a file of this tile
-    # with a skewed header. Any other started at another time for a reason.
-    count = Counter(file.subband for cluster in window for file in cluster)
-    skewed = [cluster for cluster in apart if len(cluster) == 1 and count[cluster[0].subband] == 1]
-    joined = runs[0] + [file for cluster in skewed for file in cluster]
-    return [joined] + [cluster for cluster in apart if cluster not in skewed]
+    # Beside a run a lone file is of another one too: conversion refuses a tile whose files were integrated at other
+    # times, so that with it the run could not be processed.
+    return window
 
 
 def _evident_runs(window: list[Files]) -> list[Files]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from django.db import models
@@ -11,6 +12,7 @@ from contimg.models import Product
 from observations.querysets import MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
 
 N_SUBBANDS = 16
+SHOWN_FILES = 6  # in a sentence
 
 
 class DataRoot(models.Model):
@@ -71,6 +73,17 @@ class SubbandGroup(models.Model):
     def is_overfull(self) -> bool:
         """A subband is there twice and the headers cannot say which is meant; such a group is not processed."""
         return bool(self.duplicate_subbands)
+
+    @property
+    def duplicate_files(self) -> list[str]:
+        """The files of the subbands that are there twice, by subband; with their root's name where roots differ."""
+        files = [file for file in self.files.all() if file.subband in self.duplicate_subbands]
+        one_root = len({file.root_id for file in files}) == 1
+        named = [
+            (file.subband, file.relative_path if one_root else f"{Path(file.root.path).name}/{file.relative_path}")
+            for file in files
+        ]
+        return [name for _, name in sorted(named)]
 
 
 class SubbandFile(models.Model):
@@ -169,3 +182,9 @@ class MeasurementSet(Product):
 
     def __str__(self) -> str:
         return self.name
+
+
+def name_files(names: Sequence[str]) -> str:
+    """The first few; a copied tile has 32."""
+    shown = ", ".join(names[:SHOWN_FILES])
+    return shown if len(names) <= SHOWN_FILES else f"{shown} and {len(names) - SHOWN_FILES} more"

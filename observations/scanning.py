@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from contimg.exceptions import NotReadable, OutsideRoot
-from observations.engines.uvh5_header import SubbandName
+from observations.engines.uvh5_header import NAME, SubbandName, SubbandNotAFile
 
 SUFFIXES = (".hdf5", ".h5", ".uvh5")
 MAX_PATH = 500  # of the column
@@ -71,23 +72,30 @@ def _entries(scan: Scan, folder: Path) -> Iterator[os.DirEntry[str]]:
             _refuse(scan, here, NotReadable.code, f"The folder {here.name} cannot be read: {error.strerror}.")
             continue
         waiting += [Path(entry.path) for entry in visible if entry.is_dir(follow_symlinks=False)]
-        yield from (entry for entry in visible if not entry.is_dir(follow_symlinks=False))
+        yield from visible
 
 
 def _take(scan: Scan, entry: os.DirEntry[str]) -> None:
     path = Path(entry.path)
-    if path.suffix in SUFFIXES and not _is_storable(path):
+    if path.suffix in SUFFIXES and not _is_storable(path) and not entry.is_dir(follow_symlinks=False):
         shown = entry.name.encode(errors="backslashreplace").decode()
         detail = f"The path of {shown} is longer than {MAX_PATH} bytes or not UTF-8; rename it."
         scan.refused.append(RefusedFile(shown, SubbandName.code, detail))
     elif entry.is_symlink():
         _consider_link(scan, path)
-    elif path.suffix in SUFFIXES and entry.is_file(follow_symlinks=False):
+    elif entry.is_dir(follow_symlinks=False):
+        if NAME.fullmatch(entry.name):  # a folder may well be called night.h5
+            _refuse(scan, path, SubbandNotAFile.code, f"{path.name} is a folder, not a file; rename it.")
+    elif path.suffix in SUFFIXES:
         try:
             status = entry.stat(follow_symlinks=False)
         except FileNotFoundError:  # gone since the folder was listed
             return
-        scan.files.append(FoundFile(path, status.st_size, _moment(status.st_mtime_ns)))
+        if stat.S_ISREG(status.st_mode):
+            scan.files.append(FoundFile(path, status.st_size, _moment(status.st_mtime_ns)))
+        else:
+            detail = f"{path.name} is a pipe, socket or device, not a file; it was not opened. Take it away."
+            _refuse(scan, path, SubbandNotAFile.code, detail)
 
 
 def _is_storable(path: Path) -> bool:
@@ -98,7 +106,13 @@ def _is_storable(path: Path) -> bool:
 
 
 def _consider_link(scan: Scan, path: Path) -> None:
-    target = path.resolve()
+    try:
+        target = path.resolve()
+        target.stat()
+    except (OSError, RuntimeError):  # RuntimeError: a loop of links, before Python 3.13
+        if path.suffix in SUFFIXES:
+            _refuse(scan, path, NotReadable.code, f"{path.name} is a link that leads to nothing that can be read.")
+        return
     if (path.suffix in SUFFIXES or target.is_dir()) and not target.is_relative_to(scan.folder):
         _refuse(
             scan, path, OutsideRoot.code, f"{path.name} is a link that leaves the folder; index the folder it leads to."

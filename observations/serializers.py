@@ -40,13 +40,16 @@ class SubbandGroupSerializer(FactsSerializer):
 
 
 class SubbandGroupDetailSerializer(SubbandGroupSerializer):
+    duplicate_files = serializers.ListField(
+        child=serializers.CharField(), help_text="Paths of the files of the duplicate subbands; some of them are wrong."
+    )
     files = SubbandFileSerializer(many=True)
     measurement_sets = MeasurementSetReferenceSerializer(many=True)
 
     class Meta(SubbandGroupSerializer.Meta):
         fields = [
             *SubbandGroupSerializer.Meta.fields[:-1], "started_at", "duration_s", "pointing_dec_deg", "n_files",
-            "is_overfull", "last_file_at", "files", "measurement_sets",
+            "is_overfull", "duplicate_files", "last_file_at", "files", "measurement_sets",
         ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from django.utils import timezone
 from contimg.exceptions import InvalidInput, NotReadable
 from observations.engines.uvh5_header import parse_name, read_header
 from observations.grouping import N_SUBBANDS
-from observations.models import DataRoot, SubbandFile, SubbandGroup
+from observations.models import DataRoot, SubbandFile, SubbandGroup, name_files
 from observations.regrouping import Regrouped, regroup
 from observations.scanning import FoundFile, RefusedFile, Scan, scan_folder
 
@@ -123,7 +123,10 @@ def _prospect(group: SubbandGroup) -> str:
     if group.measurement_sets.all():
         return "processed"
     if group.duplicate_subbands:
-        return "not processed, the headers cannot tell the copies apart; remove the wrong files and index again"
+        return (
+            "not processed, the headers cannot tell which is meant; remove the wrong ones of "
+            f"{name_files(group.duplicate_files)} and index again"
+        )
     wait_s = _settles_in_s(group)
     if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS:
         waiting = f"; more may come for {wait_s:.0f} s" if wait_s > 0 else ""

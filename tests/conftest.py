@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import User
+from django.core.cache import cache
 from rest_framework.test import APIClient
 
 pytest_plugins = ["tests.science"]
@@ -14,6 +16,20 @@ def products_root(tmp_path: Path, settings) -> Path:
     settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "products"
     settings.CONTIMG_PRODUCTS_ROOT.mkdir()
     return settings.CONTIMG_PRODUCTS_ROOT
+
+
+@pytest.fixture(autouse=True)
+def nobody_was_counted() -> None:
+    """The throttles of one test know nothing of another's requests."""
+    cache.clear()
+
+
+@pytest.fixture
+def administrator(db) -> APIClient:
+    """May do everything, and costs no query for it."""
+    client = APIClient(raise_request_exception=False)
+    client.force_authenticate(User.objects.create_superuser("root"))
+    return client
 
 
 @pytest.fixture

@@ -6,8 +6,12 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 import factory
+from django.contrib.auth.models import User
+from django.utils import timezone
 from factory.django import DjangoModelFactory
 
+from access.models import AuditEntry, Token
+from batch.models import Attempt, Batch, Item, Pause, Worker
 from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.api.serializers import MJD_EPOCH
 from contimg.sky import healpix_index
@@ -30,6 +34,40 @@ def mjd(time: datetime | None) -> float | None:
 
 def _healpix(row):
     return healpix_index(row.ra_deg, row.dec_deg)
+
+
+class UserFactory(DjangoModelFactory):
+    class Meta:
+        model = User
+
+    username = factory.Sequence(lambda n: f"user{n}")
+
+
+class TokenFactory(DjangoModelFactory):
+    class Meta:
+        model = Token
+
+    user = factory.SubFactory(UserFactory)
+    name = "a script"
+    prefix = factory.Sequence(lambda n: f"t{n:07d}")
+    digest = factory.Sequence(lambda n: digest(f"token {n}"))
+    scope = "read"
+    expires_at = factory.LazyFunction(lambda: timezone.now() + timedelta(days=30))
+
+
+class AuditEntryFactory(DjangoModelFactory):
+    class Meta:
+        model = AuditEntry
+
+    actor = factory.SubFactory(UserFactory)
+    actor_name = factory.SelfAttribute("actor.username")
+    token = factory.SubFactory(TokenFactory, user=factory.SelfAttribute("..actor"))
+    channel = "api"
+    action = "batch.cancel"
+    object_kind = "batch"
+    object_id = 1
+    request_id = "abc-123"
+    address = "192.0.2.1"
 
 
 class _Product(DjangoModelFactory):
@@ -309,7 +347,67 @@ class FindingFactory(DjangoModelFactory):
     reason = "healthy data come out at 1.5"
 
 
+class BatchFactory(DjangoModelFactory):
+    """Of one ready item, unless its counts are given."""
+
+    class Meta:
+        model = Batch
+
+    stage = "convert"
+    owner = factory.SubFactory(UserFactory)
+    n_ready = 1
+    n_total = 1
+
+
+class ItemFactory(DjangoModelFactory):
+    class Meta:
+        model = Item
+
+    batch = factory.SubFactory(BatchFactory)
+    stage = "convert"
+    group = factory.SubFactory(SubbandGroupFactory)
+    writes_to = factory.LazyAttribute(lambda item: f"tile {item.group.pk}")
+
+
+class AttemptFactory(DjangoModelFactory):
+    class Meta:
+        model = Attempt
+
+    item = factory.SubFactory(ItemFactory)
+    number = factory.Sequence(lambda n: n + 1)
+    stage = factory.SelfAttribute("item.stage")
+    worker = "here.1.2"
+    host = "here"
+    started_at = FIRST_TILE
+    evidence = {
+        "inputs": [{"kind": "subband file", "id": 1, "name": "a_sb00.hdf5", "size_bytes": 10, "checksum": digest("a")}],
+        "outputs": [],
+    }
+
+
+class PauseFactory(DjangoModelFactory):
+    class Meta:
+        model = Pause
+
+    stage = factory.Sequence(lambda n: f"stage {n}")
+    reason = "the disk is being changed"
+    paused_by = "operator"
+
+
+class WorkerFactory(DjangoModelFactory):
+    class Meta:
+        model = Worker
+
+    name = factory.Sequence(lambda n: f"here.{n}.2")
+    host = "here"
+    pid = factory.Sequence(lambda n: n + 1)
+    n_processes = 2
+    seen_at = factory.LazyFunction(timezone.now)
+
+
 ALL = [
+    TokenFactory,
+    AuditEntryFactory,
     DataRootFactory,
     SubbandGroupFactory,
     SubbandFileFactory,
@@ -326,4 +424,9 @@ ALL = [
     RuleFactory,
     AssessmentFactory,
     FindingFactory,
+    BatchFactory,
+    ItemFactory,
+    AttemptFactory,
+    PauseFactory,
+    WorkerFactory,
 ]

@@ -18,7 +18,6 @@ from django.core.management import get_commands
 from django.forms import ChoiceField, Field
 from rest_framework import exceptions as drf
 
-from contimg.api.files import RangeNotSatisfiable
 from contimg.exceptions import ContimgError
 
 ROOT = Path(settings.BASE_DIR)
@@ -78,11 +77,13 @@ def api_calls_with_code() -> list[dict[str, object]]:
 
 def http_statuses() -> dict[str, int]:
     """Codes of whole answers: those of DRF's exceptions and those that contimg/api writes."""
-    known = [RangeNotSatisfiable, *drf.APIException.__subclasses__()]
+    known: list[type[drf.APIException]] = [drf.APIException]
+    for error in known:
+        known += error.__subclasses__()
     codes = {
         error.default_code: error.status_code
         for error in known
-        if error.__module__.startswith(("rest_framework.", "contimg.")) and error is not drf.ValidationError
+        if error.__module__.split(".")[0] in ("rest_framework", *OURS) and error is not drf.ValidationError
     }
     codes.pop(drf.APIException.default_code, None)
     return codes | {
@@ -101,13 +102,6 @@ FORM_CODES = {
     validators.MaxValueValidator.code,
     validators.ProhibitNullCharactersValidator.code,
 }
-
-
-def settings_read() -> set[str]:
-    """Names of environment variables that contimg/settings.py asks for, by any of its ways."""
-    first = [call.args[0] for call in calls(ROOT / "contimg" / "settings.py") if call.args]
-    words = {node.value for node in first if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {word for word in words if re.fullmatch(r"CONTIMG_[A-Z_]+|DATABASE_URL", word)}
 
 
 def our_commands() -> set[str]:
@@ -146,12 +140,12 @@ def test_every_code_of_a_parameter_is_documented_and_every_documented_one_exists
 
 # --- settings and commands ----------------------------------------------------------------------------------------
 def test_every_setting_is_in_the_readme_and_every_one_there_is_read():
-    assert set(names("README.md", "Settings")) == settings_read()
+    assert set(names("README.md", "Settings")) == settings.SETTING_NAMES
 
 
 def test_the_settings_of_the_demo_exist():
     lines = (ROOT / "demo.env").read_text().splitlines()
-    assert {line.split("=")[0] for line in lines if line and not line.startswith("#")} <= settings_read()
+    assert {line.split("=")[0] for line in lines if line and not line.startswith("#")} <= settings.SETTING_NAMES
 
 
 def test_only_the_settings_module_reads_the_environment():

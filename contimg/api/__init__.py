@@ -5,7 +5,6 @@ pagination   keyset cursors, limits and counts
 filters      filters named as the field, cone search, orderings; what is unknown is refused
 viewsets     the base of every resource
 serializers  fields that several apps share
-access       who may read and write
 negotiation  formats
 files        byte ranges
 schema       OpenAPI as it really is

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
 from django.views import defaults
 from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
@@ -183,6 +184,18 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
         detail="There is nothing at this path; /api/v1/ lists what there is.",
         page=lambda: defaults.page_not_found(request, exception),
     )
+
+
+def throttled(request: HttpRequest, *, waiting_s: int) -> HttpResponse:
+    response = _answer(
+        request,
+        status=429,
+        code="throttled",
+        detail=f"Too many attempts; try again in {waiting_s} seconds.",
+        page=lambda: render(request, "429.html", {"waiting_s": waiting_s}, status=429),
+    )
+    response.headers["Retry-After"] = str(waiting_s)
+    return response
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

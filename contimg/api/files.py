@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from contimg.exceptions import MissingProduct
 
 CHUNK_BYTES = 1 << 20
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
 
 
 class RangeNotSatisfiable(APIException):
@@ -56,16 +56,21 @@ def _span(request: Request, size: int) -> tuple[int, int] | None:
     found = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     if found is None or found.groups() == ("", ""):
         return None
-    first, last = found.groups()
-    if first == "":
-        span = (max(size - int(last), 0), size - 1)
+    first, last = map(_position, found.groups())
+    if first is None:
+        span = (max(size - (last or 0), 0), size - 1)
     else:
-        span = (int(first), min(int(last), size - 1) if last else size - 1)
-    if last and first and int(last) < int(first):
+        span = (first, size - 1 if last is None else min(last, size - 1))
+    if first is not None and last is not None and last < first:
         return None
     if span[0] >= size:
         raise RangeNotSatisfiable(size)
     return span
+
+
+def _position(digits: str) -> int | None:
+    """19 digits are beyond the end of any file, as more would be; of thousands Python makes no number."""
+    return int(digits.lstrip("0")[:19] or 0) if digits else None
 
 
 def _chunks(path: Path, first: int, length: int) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from drf_spectacular.authentication import SessionScheme
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_standardized_errors.openapi import AutoSchema
 from rest_framework.permissions import SAFE_METHODS
 
@@ -14,8 +15,15 @@ from contimg.api.errors import CONTENT_TYPE
 
 class Schema(AutoSchema):
     def get_auth(self) -> list[dict[str, Any]]:
-        is_open = settings.CONTIMG_PUBLIC_READ and self.method in SAFE_METHODS
+        is_open = settings.CONTIMG_PUBLIC_READ and self.method in SAFE_METHODS and self._declared_scope() is None
         return [*super().get_auth(), *([{}] if is_open else [])]
+
+    def get_description(self) -> str:  # type: ignore[override]
+        scope = self._declared_scope()
+        return super().get_description() + (f"\n\nNeeds the scope `{scope}`." if scope else "")
+
+    def _declared_scope(self) -> str | None:
+        return getattr(self.view, "required_scopes", {}).get(getattr(self.view, "action", None))
 
     def _get_response_for_code(
         self, serializer: Any, status_code: str, media_types: Any = None, direction: str = "response"
@@ -29,4 +37,12 @@ class Schema(AutoSchema):
 
 
 class OurSessionScheme(SessionScheme):
-    target_class = "contimg.api.access.Session"
+    target_class = "access.authentication.Session"
+
+
+class OurTokenScheme(OpenApiAuthenticationExtension):
+    target_class = "access.authentication.TokenAuthentication"
+    name = "bearerAuth"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {"type": "http", "scheme": "bearer", "description": "Made with `manage.py token create`."}

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
+from django.utils.cache import get_conditional_response, set_response_etag
+from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
 
 class ReadOnlyResource(ReadOnlyModelViewSet):
-    """`queryset` and `serializer_class` are of the list; `ordering` is its default among `orderings`."""
+    """`queryset` and `serializer_class` are of the list; `ordering` is its default among `orderings`.
+
+    `required_scopes` says which scope an action needs; where it says nothing, reading needs `read` and writing `admin`.
+    """
 
     detail_queryset: ClassVar[QuerySet[Any]]
     detail_serializer_class: ClassVar[type[BaseSerializer[Any]]]
     orderings: ClassVar[list[str]]
     ordering: ClassVar[str]
+    required_scopes: ClassVar[Mapping[str, str]] = {}
 
     def get_queryset(self) -> QuerySet[Any]:
         return self.detail_queryset.all() if self.action == "retrieve" else super().get_queryset()
@@ -26,6 +34,18 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
 
     def filter_queryset(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return super().filter_queryset(queryset) if self.action == "list" else queryset
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """HEAD has the headers of GET (RFC 9110, 9.3.2); Django's ConditionalGetMiddleware sees only to GET."""
+        final = super().finalize_response(request, response, *args, **kwargs)
+        if request.method == "HEAD" and isinstance(final, Response):
+            final.add_post_render_callback(lambda rendered: _conditional(request, rendered))
+        return final
+
+
+def _conditional(request: Request, response: Any) -> Any:
+    etag = set_response_etag(response).headers["ETag"]
+    return get_conditional_response(request, etag=etag, response=response)
 
 
 class Router(DefaultRouter):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import astropy.units as u
 import numpy as np
 from astropy.visualization import AsinhStretch, ImageNormalize, ZScaleInterval
 from astropy.visualization.wcsaxes import WCSAxes
+from astropy.wcs.utils import proj_plane_pixel_scales
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
@@ -25,6 +27,9 @@ LEFT, RIGHT, BOTTOM, TOP = 1.05, 1.25, 0.75, 0.85  # inches around the picture
 GROUND, BLANK, INK, FAINT, BEAM = "#0c0f15", "#232833", "#e6e9ef", "#98a1b3", "#7fd4ff"
 COLOUR_MAP = "inferno"
 BRIGHTEST_RMS = 300  # the colour scale ends at the peak, or at so many rms
+CONVERGING_DEG = 75  # declination from which an image's meridians visibly converge
+MERIDIANS_DEG = [minutes / 4 for minutes in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 240)]
+PARALLELS_DEG = [minutes / 60 for minutes in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)]
 SOFTENING_RMS = 4  # linear below, logarithmic above
 
 
@@ -128,17 +133,72 @@ def _norm(pixels: np.ndarray, rms: float) -> ImageNormalize:
 
 
 def _draw_grid(axes: WCSAxes, plane: Plane) -> None:
-    has_pole = _has_pole(plane)
     axes.coords.grid(color="white", alpha=0.16, linewidth=0.6)
     axes.coords.frame.set_color(FAINT)
     for coordinate in axes.coords:
         coordinate.set_ticks(color=FAINT, size=4)
-        coordinate.set_ticklabel(color=INK, size=9.5, exclude_overlapping=True, simplify=not has_pole)
+        coordinate.set_ticklabel(color=INK, size=9.5, exclude_overlapping=True)
         coordinate.set_axislabel(_axis_name(coordinate), color=FAINT, size=10)
-    if has_pole:  # meridians leave through all sides; left alone, labels go where there is no room
-        axes.coords[0].set_ticks(spacing=30 * u.deg)
-        axes.coords[0].set_ticklabel_position("l")
-        axes.coords[1].set_ticklabel_position("b")
+    if _has_pole(plane):
+        _label_around_pole(axes, plane)
+    elif abs(plane.wcs.wcs.crval[1]) > CONVERGING_DEG:
+        _label_below(axes, plane)
+
+
+def _label_below(axes: WCSAxes, plane: Plane) -> None:
+    """Meridians that converge are most at the top, where the titles are; so few reach the bottom that they need to be
+    as close as is right for it."""
+    edge = plane.wcs.wcs_pix2world([[0, 0], [plane.width_px - 1, 0]], 0)[:, 0]
+    span_deg = abs((edge[1] - edge[0] + 180) % 360 - 180)
+    if span_deg:
+        axes.coords[0].set_ticks(spacing=_nice(span_deg / 5, MERIDIANS_DEG) * u.deg)
+    axes.coords[0].set_ticklabel_position("b")
+    axes.coords[1].set_ticklabel_position("l")
+
+
+def _label_around_pole(axes: WCSAxes, plane: Plane) -> None:
+    """Meridians leave through all sides and parallels through none: each is named where it is, inside the picture."""
+    pole = math.copysign(90.0, plane.wcs.wcs.crval[1])
+    reach_deg = math.hypot(plane.width_px, plane.height_px) * max(proj_plane_pixel_scales(plane.wcs))
+    step_deg = _nice(min(plane.width_px, plane.height_px) * max(proj_plane_pixel_scales(plane.wcs)) / 8, PARALLELS_DEG)
+    axes.coords[0].set_ticks(spacing=30 * u.deg)
+    axes.coords[1].set_ticks(spacing=step_deg * u.deg)
+    for coordinate in axes.coords:
+        coordinate.set_ticklabel_visible(False)
+        coordinate.set_axislabel(" ")
+    has_hours = axes.coords[0].default_label.endswith("ra")
+    outward = np.linspace(0, reach_deg, 500)[1:]
+    for hour in range(0, 24, 2):
+        inside = _inside(plane, hour * 15.0, pole - math.copysign(1, pole) * outward)
+        if len(inside) > 40:  # not beside the pole, where they would run together
+            _label(axes, inside[-1], f"{hour}ʰ" if has_hours else f"{hour * 15}°")
+    for distance in np.arange(1, 9) * step_deg:
+        inside = _inside(plane, 45.0, np.array([pole - math.copysign(distance, pole)]))
+        if len(inside):
+            _label(axes, inside[-1], _dec_text(pole - math.copysign(distance, pole)))
+
+
+def _inside(plane: Plane, ra_deg: float, dec_deg: np.ndarray) -> np.ndarray:
+    """Pixels (x, y) of those positions on a meridian that have room for a label."""
+    places = plane.wcs.wcs_world2pix(np.column_stack([np.full(dec_deg.size, ra_deg), dec_deg]), 0)
+    size = np.array([plane.width_px, plane.height_px])
+    return places[((places > 0.04 * size) & (places < 0.96 * size)).all(axis=1)]
+
+
+def _label(axes: WCSAxes, place: np.ndarray, text: str) -> None:
+    ground = {"facecolor": GROUND, "edgecolor": "none", "alpha": 0.6, "pad": 1.5}
+    axes.text(*place, text, color=INK, fontsize=9, ha="center", va="center", bbox=ground)
+
+
+def _dec_text(dec_deg: float) -> str:
+    arcsec = round(abs(dec_deg) * 3600)
+    degrees, minutes, seconds = arcsec // 3600, arcsec // 60 % 60, arcsec % 60
+    return f"{'−' if dec_deg < 0 else '+'}{degrees}°{minutes:02d}′" + (f"{seconds:02d}″" if seconds else "")
+
+
+def _nice(step_deg: float, steps_deg: Sequence[float]) -> float:
+    """The smallest of the steps that is not below; beyond all the largest."""
+    return next((step for step in steps_deg if step >= step_deg), steps_deg[-1])
 
 
 def _has_pole(plane: Plane) -> bool:

@@ -54,6 +54,12 @@ class SubbandEmpty(InvalidInput):
     code = "subband_empty"
 
 
+class SubbandNotAFile(InvalidInput):
+    """A folder, pipe, socket or device with the name of a subband file; it is never opened."""
+
+    code = "subband_not_a_file"
+
+
 @dataclass(frozen=True, slots=True)
 class SubbandHeaderFacts:
     """Times are UTC; `started_at` is the start of the first integration, to the millisecond."""

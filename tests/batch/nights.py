@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +50,13 @@ def night(tmp_path_factory) -> Path:
 def small_array(settings) -> None:
     for name, value in SETTINGS.items():
         setattr(settings, name, value)
+
+
+def dead_process() -> str:
+    """The name of a process of this machine that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return f"{socket.gethostname()}.{child.pid}.1"
 
 
 def tiles_of(folder: Path) -> list[list[Path]]:

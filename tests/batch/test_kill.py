@@ -116,6 +116,6 @@ def test_killed_ten_times_at_random_moments_it_ends_as_an_undisturbed_run(night,
     found = disturbed.content()
     for name, rows in expected.items():
         assert Counter(found[name]) == Counter(rows), name
-    sweep = "from batch.sweeper import sweep; sweep()"
+    sweep = "from batch.sweeper import sweep_files; sweep_files()"
     assert disturbed.start("shell", "-v0", "-c", sweep).wait() == 0
     assert disturbed.orphans() == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -13,15 +14,18 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
-from batch.runner import process_tiles
+from batch import transitions
+from batch.models import Item
+from batch.services import create_batch
 from batch.stages import COMPANIONS
 from calibration.models import CalibrationTable, FlagTable
-from contimg.exceptions import Busy
+from contimg.products import this_process
 from images.models import Image
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment
 from sources.models import Catalogue, Measurement, Source
-from tests.batch.nights import tiles_of
+from tests.batch.nights import dead_process, tiles_of
+from tests.observations.subband_files import NIGHT, write_tile
 
 pytest_plugins = ["tests.batch.nights"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("small_array")]
@@ -32,7 +36,7 @@ def process(folder: Path, **options) -> dict:
     """Run the command; its JSON summary with the exit status added."""
     out, status = StringIO(), 0
     try:
-        call_command("process", folder, as_json=True, settle_s=0, stdout=out, **options)
+        call_command("process", folder, as_json=True, settle_s=0, workers=0, stdout=out, **options)
     except SystemExit as end:
         status = end.code
     return {**json.loads(out.getvalue()), "status": status}
@@ -218,18 +222,37 @@ def test_nan_visibilities_are_flagged_and_counted(night, raw):
     assert np.isfinite(Image.objects.tiles().get().rms_jy_per_beam)
 
 
+@pytest.mark.parametrize(("verbosity", "n_lines"), [(1, 10), (0, 0)])
+def test_without_a_terminal_every_tenth_of_the_way_is_a_line(tmp_path, verbosity, n_lines):
+    for number in range(3):
+        write_tile(tmp_path, NIGHT + timedelta(hours=number))  # headers only: conversion refuses them at once
+    out, errors = StringIO(), StringIO()
+    with pytest.raises(SystemExit):
+        call_command("process", tmp_path, settle_s=0, workers=0, stdout=out, stderr=errors, verbosity=verbosity)
+    lines = errors.getvalue().splitlines()
+    assert len(lines) == n_lines
+    assert all(line.startswith("processing: ") for line in lines)
+    assert not lines or lines[-1].startswith("processing: 18 of 18 stages")
+    assert "0 of 3 tiles done" in out.getvalue()
+
+
 def test_an_unreadable_folder_is_one_clear_sentence(tmp_path):
     with pytest.raises(CommandError, match=r"not_readable"):
         call_command("process", tmp_path / "nowhere")
 
 
-def test_two_runs_on_one_products_root_do_not_mix(night, products_root):
-    import fcntl
-
-    with open(products_root / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(Busy):
-            process_tiles(tiles=[])
+def test_a_run_on_tiles_that_another_is_processing_is_refused_and_one_that_died_is_taken_over(night, raw):
+    folder = some_tiles(night, raw, 1)
+    process(folder)  # waits for calibration
+    tile = SubbandGroup.objects.get()
+    other = create_batch(stage="process", subjects=[("subband_group", tile.pk)]).batch
+    held = transitions.claim(worker=this_process(), host="here", batch=other)
+    with pytest.raises(CommandError, match=f"batch {other.pk} .* is processing these tiles"):
+        process(folder)
+    Item.objects.filter(pk=held.item_id).update(worker=dead_process())
+    assert process(folder)["tiles"][0]["state"] == "waiting"
+    other.refresh_from_db()
+    assert other.state == "cancelled"
 
 
 def cut(path: Path) -> None:

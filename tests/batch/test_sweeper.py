@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -9,8 +8,10 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from batch.sweeper import PATH_COLUMNS, products_of, remove_unnamed, sweep
-from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, workspace
+from batch.sweeper import PATH_COLUMNS, products_of, remove_unnamed
+from batch.sweeper import sweep_files as sweep
+from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, this_process, workspace
+from tests.batch.nights import dead_process
 from tests.factories import CalibrationTableFactory, FlagTableFactory, ImageFactory, MeasurementSetFactory
 
 pytestmark = pytest.mark.django_db
@@ -30,16 +31,9 @@ def put_table(root: Path, relative: str) -> Path:
     return root / relative
 
 
-def dead_process() -> int:
-    """The number of a process that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
-
-
-def left_behind(root: Path, *journal: str, pid: int | None = None, tag: str | None = None) -> Path:
+def left_behind(root: Path, *journal: str, owner: str | None = None, tag: str | None = None) -> Path:
     """The work folder of a killed process, with what its journal names."""
-    folder = root / WORK_FOLDER / f"{pid or dead_process()}-{tag or database_tag()}-abc"
+    folder = root / WORK_FOLDER / f"{tag or database_tag()}-{owner or dead_process()}-abc"
     folder.mkdir(parents=True)
     note(folder, journal)
     return folder
@@ -104,7 +98,7 @@ def test_every_path_that_a_row_names_is_kept_although_a_journal_names_it(product
 
 
 def test_work_folders_of_living_processes_stay(products_root):
-    alive = left_behind(products_root, "images/new.fits", pid=os.getppid())
+    alive = left_behind(products_root, "images/new.fits", owner=this_process())
     put(products_root, "images/new.fits")
 
     with workspace() as mine:

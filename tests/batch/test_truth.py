@@ -350,6 +350,29 @@ def test_a_truth_file_that_is_not_there_is_one_sentence(db, tmp_path):
         call_command("compare_with_truth", tmp_path / "truth.json")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not JSON"),
+        (b"tiles: none", "is not JSON"),
+        (b"\x89HDF\r\n\xff\xfe", "is not JSON"),
+        (b"[]", "no truth file"),
+        (b"7", "no truth file"),
+        (b'{"tiles": 7}', "no truth file"),
+        (b'{"tiles": [{"started_at": "2026-03-20T06:00:00"}]}', "no truth file"),
+        (b'{"tiles": [{"started_at": "yesterday", "damage": [], "sources": []}]}', "no truth file"),
+        (b'{"tiles": [{"started_at": "2026-03-20T06:00:00", "damage": [], "sources": [{"x": 1}]}]}', "no truth file"),
+    ],
+)
+def test_what_is_no_truth_file_is_one_sentence(db, tmp_path, content, said):
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(CommandError, match=said) as caught:
+        call_command("compare_with_truth", path)
+    assert str(caught.value).startswith("some.json ")
+    assert "[invalid_input]" in str(caught.value)
+
+
 def test_before_anything_was_processed_it_says_what_to_run(db, tmp_path):
     with pytest.raises(CommandError, match="run `process`"):
         call_command("compare_with_truth", truth_file(tmp_path, tile()))

@@ -88,6 +88,21 @@ def test_what_cannot_be_parsed_is_explained_at_start(tmp_path):
     assert "HINT: Set CONTIMG_ROBUST" in done.stderr
 
 
+@pytest.mark.parametrize("place", ["environment", "file"])
+def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(tmp_path, place):
+    wrong = {"CONTIMG_IMAGE_SIZ_PX": "512", "CONTIMG_QQQQ_ZZZZZZZZ": "1", "CONTIMG_TEST_POSTGRES": "x"}
+    if place == "file":
+        (tmp_path / "my.env").write_text("".join(f"{name}={value}\n" for name, value in wrong.items()))
+        wrong = {"CONTIMG_ENV_FILE": str(tmp_path / "my.env")}
+    done = manage("check", CONTIMG_VAR_DIR=str(tmp_path), **wrong)
+    assert done.returncode == 0
+    assert done.stderr.count("contimg.W002") == 2
+    assert "CONTIMG_IMAGE_SIZ_PX is set, but contimg has no such setting, so it changes nothing." in done.stderr
+    assert "HINT: Did you mean CONTIMG_IMAGE_SIZE_PX?" in done.stderr
+    assert "CONTIMG_QQQQ_ZZZZZZZZ is set" in done.stderr
+    assert "HINT: Remove it from the environment or from .env." in done.stderr
+
+
 def test_a_deployment_with_a_host_name_has_nothing_to_complain_about(tmp_path):
     done = manage(
         "check", "--deploy", "--fail-level", "WARNING",

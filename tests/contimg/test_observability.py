@@ -68,6 +68,15 @@ def test_loggers_of_libraries_write_the_same_lines(log):
     assert "ValueError: bad" in line["exception"]
 
 
+def test_a_wrong_host_is_one_short_warning(client, log):
+    answer = client.get("/api/v1/images/", headers={"host": "evil.com", "accept": "application/json"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+    (line,) = [line for line in log() if line["event"] != "request"]
+    assert line["level"] == "warning"
+    assert "evil.com" in line["event"]
+    assert "exception" not in line
+
+
 def test_an_unknown_level_and_format_do_not_stop_the_start():
     config = logging_config(log_format="xml", level="LOUD")
     assert config["root"]["level"] == "INFO"

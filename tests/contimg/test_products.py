@@ -15,7 +15,17 @@ import pytest
 from astropy.io import fits
 
 from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
-from contimg.products import WORK_FOLDER, digest, inside, product_path, publish, size_bytes, workspace
+from contimg.products import (
+    WORK_FOLDER,
+    digest,
+    inside,
+    owner_of,
+    product_path,
+    publish,
+    size_bytes,
+    this_process,
+    workspace,
+)
 
 
 # --- publishing ------------------------------------------------------------------------------------------------------
@@ -154,7 +164,7 @@ def test_a_product_that_is_gone_is_named():
 def test_the_work_folder_is_private_named_by_process_and_gone_afterwards(products_root):
     with workspace() as folder, workspace() as other:
         assert folder != other
-        assert folder.name.startswith(f"{os.getpid()}-")
+        assert owner_of(folder) == this_process()
         assert folder.parent == products_root / WORK_FOLDER
         assert folder.stat().st_mode & 0o077 == 0
 

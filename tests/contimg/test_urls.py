@@ -28,6 +28,7 @@ FIELDS = {
     "assessments": "id, subject, policy, grade, is_current, created_at",
     "calibrators": "id, name, ra_deg, dec_deg",
     "policies": "id, name, version, is_active",
+    "audit": "id, at, actor, token, channel, action, object, details, request_id, address",
 }
 
 
@@ -37,13 +38,13 @@ def test_every_resource_has_its_promised_fields_here():
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("prefix", "basename"), [(prefix, basename) for prefix, _, basename in router.registry])
-def test_lists_and_details_have_the_promised_fields(api, prefix, basename):
+def test_lists_and_details_have_the_promised_fields(administrator, prefix, basename):
     from tests.test_query_budgets import make_rows
 
     pk = make_rows(basename, 1)
     promised = {field.strip() for field in FIELDS[prefix].split(",")}
-    assert promised <= set(api.get(f"/api/v1/{prefix}/").json()["results"][0])
-    assert promised <= set(api.get(f"/api/v1/{prefix}/{pk}/").json())
+    assert promised <= set(administrator.get(f"/api/v1/{prefix}/").json()["results"][0])
+    assert promised <= set(administrator.get(f"/api/v1/{prefix}/{pk}/").json())
 
 
 @pytest.mark.django_db
@@ -53,9 +54,9 @@ def test_the_root_lists_every_resource(api):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("prefix", [prefix for prefix, _, _ in router.registry])
-def test_a_browser_can_browse_every_list(api, prefix):
+def test_a_browser_can_browse_every_list(administrator, prefix):
     factories.ImageFactory()
-    response = api.get(f"/api/v1/{prefix}/?limit=1", headers={"accept": "text/html"})
+    response = administrator.get(f"/api/v1/{prefix}/?limit=1", headers={"accept": "text/html"})
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("text/html")
 
@@ -70,6 +71,19 @@ def test_an_answer_that_the_caller_has_is_not_sent_again(api):
         row.is_suspect = not row.is_suspect
         row.save()
         assert api.get(url, headers={"if-none-match": first.headers["ETag"]}).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["", "{pk}/", "?limit=2000", "999999/"])
+def test_head_has_the_headers_of_get(api, path):
+    url = "/api/v1/images/" + path.format(pk=factories.ImageFactory().pk)
+    headers = {"x-request-id": "abc"}
+    got, headed = api.get(url, headers=headers), api.head(url, headers=headers)
+    assert (headed.status_code, headed.headers) == (got.status_code, got.headers)
+    assert "ETag" in headed.headers
+    assert headed.content == b""
+    if headed.status_code == 200:
+        assert api.head(url, headers={"if-none-match": headed.headers["ETag"]}).status_code == 304
 
 
 def test_the_openapi_schema_is_valid_without_a_warning():

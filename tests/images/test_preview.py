@@ -94,6 +94,37 @@ def test_odd_images_are_drawn_too(tmp_path, case, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(("pole", "sign"), [(90.0, "+"), (89.995, "+"), (-90.0, "−")])
+def test_around_a_pole_every_meridian_and_parallel_is_named_where_it_is(tmp_path, pole, sign):
+    cards = celestial_cards(120.0, pole, width=100, height=100)
+    with open_plane(write(tmp_path / "image.fits", sky(100, 100), **cards)) as plane:
+        _, axes = preview._figure(plane)
+        preview._draw_grid(axes, plane)
+        texts = {text.get_text(): text.get_position() for text in axes.texts}
+        for hour in range(0, 24, 2):
+            ra, _ = plane.wcs.wcs_pix2world([texts[f"{hour}ʰ"]], 0)[0]
+            assert abs((ra - hour * 15 + 180) % 360 - 180) < 0.5
+    parallels = [text for text in texts if text.startswith(sign)]
+    assert 2 <= len(parallels) <= 8
+    assert all(0 < coordinate < 99 for place in texts.values() for coordinate in place)
+
+
+@pytest.mark.parametrize("dec_deg", [76.0, 85.0, 89.0, -85.0])
+def test_near_a_pole_labels_are_below_and_not_over_the_titles(tmp_path, dec_deg):
+    def at(dec_deg: float) -> np.ndarray:
+        folder = tmp_path / str(dec_deg)
+        folder.mkdir()
+        size = {"width": 600, "height": 600}
+        wide = {**celestial_cards(120.0, dec_deg, **size), "CDELT1": -6 / 3600, "CDELT2": 6 / 3600}
+        return draw(folder, sky(600, 600), **wide)
+
+    usual, polar = at(30.0), at(dec_deg)
+    titles = round((preview.TOP - 0.1) * preview.DPI)
+    np.testing.assert_array_equal(polar[:titles], usual[:titles])
+    below = round((preview.BOTTOM - 0.1) * preview.DPI)
+    assert (polar[-below:].max(axis=2) > 0.8).sum() > 50  # ink
+
+
 @pytest.mark.parametrize("shape", [(30, 3000), (3000, 30), (1, 1), (2, 900)])
 def test_odd_shapes_are_drawn_too(tmp_path, shape):
     picture = draw(tmp_path, sky(3000, 3000)[: shape[0], : shape[1]])

@@ -17,7 +17,14 @@ from calibration.engines.applier import apply
 from contimg.exceptions import MissingProduct
 from contimg.products import digest, publish, workspace
 from images.models import Image
-from images.tiles import image_field, imaging_recipe, make_tile, record_tile, thermal_rms_jy_per_beam
+from images.tiles import (
+    image_field,
+    imaging_parameters,
+    imaging_recipe,
+    make_tile,
+    record_tile,
+    thermal_rms_jy_per_beam,
+)
 from observations.models import MeasurementSet
 from tests.factories import CalibratedSetFactory, MeasurementSetFactory, SubbandGroupFactory
 from tests.images.test_imagers import require
@@ -107,7 +114,7 @@ def calibrator(calibrated) -> MeasurementSet:
 
 def imaged(measurement_set: MeasurementSet) -> Image:
     with workspace() as folder:
-        made = make_tile(measurement_set=measurement_set, folder=folder)
+        made = make_tile(measurement_set=measurement_set, parameters=imaging_parameters(), folder=folder)
         image = record_tile(measurement_set=measurement_set, made=made)
     image.refresh_from_db()
     return image
@@ -198,7 +205,7 @@ def test_imaging_again_gives_the_same_row_and_content(field):
 def test_a_second_version_supersedes_the_first(field, settings, products_root):
     first = imaged(field)
     settings.CONTIMG_ROBUST = -0.5
-    assert imaging_recipe(field) != first.recipe
+    assert imaging_recipe(field, imaging_parameters()) != first.recipe
 
     second = imaged(field)
 
@@ -251,7 +258,7 @@ def test_a_set_that_is_gone_is_named(field, products_root):
     shutil.rmtree(products_root / field.path)
 
     with workspace() as folder, pytest.raises(MissingProduct, match="make it again"):
-        make_tile(measurement_set=field, folder=folder)
+        make_tile(measurement_set=field, parameters=imaging_parameters(), folder=folder)
 
 
 def test_wsclean_makes_the_same_tile(field, settings, products_root):

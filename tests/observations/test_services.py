@@ -1,5 +1,6 @@
 import os
 import random
+import socket
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -350,6 +351,30 @@ class TestFolders:
         ]
         assert DataRoot.objects.get().path == str(tmp_path / "root")
 
+    def test_what_is_no_file_is_refused_by_name_and_never_opened(self, tmp_path, monkeypatch):
+        write_subband(tmp_path, 0)
+        os.mkfifo(tmp_path / file_name(NIGHT, 1))  # opening it would wait for a writer for ever
+        monkeypatch.chdir(tmp_path)  # a socket's path has 107 bytes at most
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(file_name(NIGHT, 2))
+        write_subband(tmp_path / file_name(NIGHT, 3), 4)
+        (tmp_path / file_name(NIGHT, 5)).symlink_to("nothing.hdf5")
+        (tmp_path / file_name(NIGHT, 6)).symlink_to(file_name(NIGHT, 6))
+        (tmp_path / "nothing").symlink_to("nothing to do with us")
+        write_subband(tmp_path / "night.h5", 7)
+
+        report = index_subbands(folder=tmp_path)
+
+        assert [(refused.path, refused.code) for refused in report.refused] == [
+            (file_name(NIGHT, 1), "subband_not_a_file"),
+            (file_name(NIGHT, 2), "subband_not_a_file"),
+            (file_name(NIGHT, 3), "subband_not_a_file"),
+            (file_name(NIGHT, 5), "not_readable"),
+            (file_name(NIGHT, 6), "not_readable"),
+        ]
+        assert all(refused.path in refused.detail for refused in report.refused)
+        assert sorted(SubbandFile.objects.values_list("subband", flat=True)) == [0, 4, 7]
+
     def test_hidden_and_other_files_are_left_out(self, tmp_path):
         write_tile(tmp_path / ".snapshot")
         (tmp_path / f".{file_name(NIGHT, 0)}.Xa3k").touch()
@@ -490,6 +515,26 @@ class TestDescribe:
         group = SubbandGroup(pk=1, n_files=18, n_subbands=16, duplicate_subbands=[2, 3], last_file_at=NIGHT)
 
         assert describe(group).startswith("16 of 16 subbands, sb02 sb03 more than once: not processed, the headers")
+
+    def test_names_the_files_of_what_is_there_twice(self, tmp_path):
+        tile = write_tile(tmp_path / "a")
+        copy = tmp_path / "b" / "c" / tile[3].name
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(tile[3].read_bytes())
+        index_subbands(folder=tmp_path)
+
+        assert f"wrong ones of a/{copy.name}, b/c/{copy.name} and index again" in describe(SubbandGroup.objects.get())
+
+    def test_names_the_roots_too_where_files_are_of_several(self, tmp_path):
+        for root in ("one", "two"):
+            write_tile(tmp_path / root)
+            index_subbands(folder=tmp_path / root)
+
+        group = SubbandGroup.objects.get()
+
+        assert group.duplicate_files[:2] == [f"one/{file_name(NIGHT, 0)}", f"two/{file_name(NIGHT, 0)}"]
+        assert len(group.duplicate_files) == 32
+        assert f"two/{file_name(NIGHT, 2)} and 26 more and index again" in describe(group)
 
     def test_says_that_it_is_processed(self, tmp_path):
         write_tile(tmp_path)

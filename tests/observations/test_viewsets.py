@@ -34,6 +34,9 @@ def test_a_group_says_which_files_and_subbands_it_has(api):
     assert detail["missing_subbands"] == list(range(1, 16))
     assert (detail["duplicate_subbands"], detail["is_overfull"], detail["is_complete"]) == ([0], True, False)
     assert [file["subband"] for file in detail["files"]] == [0, 0]
+    assert [path.rpartition("/")[2] for path in detail["duplicate_files"]] == [
+        path.rpartition("/")[2] for path in sorted(file["relative_path"] for file in detail["files"])
+    ]
     assert not any(file["relative_path"].startswith("/") for file in detail["files"])
     assert detail["mjd"] == pytest.approx(61100.2518, abs=1)
 

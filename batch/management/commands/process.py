@@ -11,9 +11,15 @@ from django.core.management.base import CommandError
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from batch.runner import RunReport, TileReport, process_tiles
-from batch.stages import STAGES, Options, Stage
+from batch import transitions
+from batch.models import Batch, Item, StageName, State
+from batch.runner import run_batch, run_batch_here
+from batch.services import create_batch
+from batch.stages import CHAIN, Job, StageNotReady, stages
+from batch.sweeper import Sweeper
+from calibration.services import CalibrationGateFailed, WaitingForCalibration
 from contimg.commands import ContimgCommand
+from contimg.exceptions import Busy
 from contimg.models import Grade
 from images.models import Image
 from observations.models import SubbandGroup
@@ -27,49 +33,111 @@ class Command(ContimgCommand):
         parser.add_argument("folder", type=Path, metavar="DIR")
         parser.add_argument("--lenient", action="store_true", help="also use calibration that failed its gate")
         parser.add_argument("--settle-s", type=float, help="wait so long for missing subbands (CONTIMG_SETTLE_S)")
+        parser.add_argument("--workers", type=int, default=1, help="items at a time (1); 0: in this process, to debug")
         parser.add_argument("--json", action="store_true", dest="as_json", help="print the summary as JSON")
 
-    def handle(self, folder: Path, *, lenient: bool, settle_s: float | None, as_json: bool, **options: Any) -> None:
-        quiet = as_json or options["verbosity"] == 0
+    def handle(
+        self, folder: Path, *, lenient: bool, settle_s: float | None, workers: int, as_json: bool, **options: Any
+    ) -> None:
+        if not 0 <= workers <= 64:
+            raise CommandError(f"--workers {workers} is not from 0 to 64.")
         index = index_subbands(folder=folder)
         if not index.n_found:
             raise CommandError(f"{folder} holds no subband files (*_sbNN.hdf5); is it the right folder?")
         groups = SubbandGroup.objects.under(folder.resolve()).with_files()
-        tiles = list(groups.processable().settled(settle_s))
-        bar = tqdm(total=len(tiles) * len(STAGES), desc="processing", unit="stage", disable=quiet or None)
-        with logging_redirect_tqdm(), bar:
-
-            def step(report: TileReport, stage: Stage) -> None:
-                bar.set_postfix_str(f"{report.tile.name} {stage.name}", refresh=False)
-                bar.update()
-
-            report = process_tiles(tiles=tiles, options=Options(lenient=lenient), progress=step)
+        tiles = sorted(groups.processable().settled(settle_s), key=lambda tile: (tile.started_at, tile.pk))
+        parameters = {"lenient": lenient}
+        _clear_the_way(tiles)
+        undone = [tile for tile in tiles if not is_done(tile, parameters)]
+        batch = self._run(undone, parameters, workers, quiet=as_json or options["verbosity"] == 0) if undone else None
         taken = {tile.pk for tile in tiles}
         left = [group for group in groups if group.pk not in taken and not group.measurement_sets.all()]
-        summary = _summary(report, left, index.refused)
+        summary = _summary(tiles, batch, left, index.refused)
         self.stdout.write(json.dumps(summary, indent=2) if as_json else _as_text(summary))
-        if not report.is_success or index.refused or any(group.is_overfull for group in left):
+        if any(tile["state"] != State.DONE for tile in summary["tiles"]) or index.refused or _overfull(left):
             raise SystemExit(1)
 
+    def _run(self, tiles: list[SubbandGroup], parameters: dict[str, Any], workers: int, *, quiet: bool) -> Batch:
+        """Make the batch and run it here, with a bar on a terminal and a line for every tenth elsewhere."""
+        asked = create_batch(
+            stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters
+        )
+        bar = tqdm(total=asked.batch.n_total, desc="processing", unit="stage", disable=quiet or None)
+        tenths = iter(range(1, 11))
+        next_tenth = next(tenths)
+        with logging_redirect_tqdm(), bar:
 
-def _summary(report: RunReport, left: list[SubbandGroup], refused: list) -> dict[str, Any]:
-    made = _results([tile.tile for tile in report.tiles])
+            def watch(batch: Batch) -> None:
+                nonlocal next_tenth
+                bar.update(batch.n_total - batch.n_open - bar.n)
+                while bar.disable and not quiet and 10 * batch.progress >= next_tenth:
+                    self.stderr.write(f"processing: {batch.n_total - batch.n_open} of {batch.n_total} stages")
+                    next_tenth = next(tenths, 11)
+
+            if workers == 0:
+                return run_batch_here(batch=asked.batch, watch=watch)
+            return run_batch(batch=asked.batch, n_workers=workers, watch=watch)
+
+
+def _clear_the_way(tiles: list[SubbandGroup]) -> None:
+    """What an interrupted run left in the queue is taken over by this one; a run that is alive is not disturbed.
+
+    Raises Busy.
+    """
+    Sweeper().sweep()
+    begun = Item.objects.unended().filter(group__in=tiles, batch__stage=StageName.PROCESS)
+    running = begun.running().select_related("batch").first()
+    if running is not None:
+        raise Busy(
+            f"{running.batch} of {running.worker} is processing these tiles; wait for it, watch it with "
+            f"`batch watch {running.batch_id}`, or stop it with `batch cancel {running.batch_id}`."
+        )
+    transitions.cancel(begun)
+
+
+def is_done(tile: SubbandGroup, parameters: dict[str, Any]) -> bool:
+    """Whether every stage of the chain has made its product of the tile's present files and these parameters."""
+    table, job = stages(), Job(tile=tile, parameters=parameters)
+    try:
+        return all(table[name].is_done(job) for name in CHAIN)
+    except (StageNotReady, WaitingForCalibration, CalibrationGateFailed):
+        return False
+
+
+def _overfull(groups: list[SubbandGroup]) -> bool:
+    return any(group.is_overfull for group in groups)
+
+
+def _summary(tiles: list[SubbandGroup], batch: Batch | None, left: list[SubbandGroup], refused: list) -> dict[str, Any]:
+    made, items = _results(tiles), _items(batch)
     return {
-        "tiles": [
-            {
-                "name": tile.tile.name,
-                "state": tile.state,
-                "stages_run": tile.stages_run,
-                "stage": tile.stage,
-                "code": tile.code,
-                "detail": tile.detail,
-                "missing_subbands": tile.tile.missing_subbands,
-                **(made.get(tile.tile.pk, NOTHING) if tile.state == "done" else NOTHING),
-            }
-            for tile in report.tiles
-        ],
+        "batch": batch and batch.pk,
+        "tiles": [_tile(tile, items.get(tile.pk, []), made.get(tile.pk, NOTHING)) for tile in tiles],
         "not_processed": [{"name": group.name, "reason": describe(group)} for group in left],
         "refused_files": [{"path": str(file.path), "code": file.code, "detail": file.detail} for file in refused],
+    }
+
+
+def _items(batch: Batch | None) -> dict[int, list[Any]]:
+    """The items of each tile, in the order of the chain."""
+    found: dict[int, list[Any]] = {}  # items with `did_work`
+    for item in batch.items.order_by("id").with_latest_attempt() if batch else ():
+        found.setdefault(item.subject_id, []).append(item)
+    return found
+
+
+def _tile(tile: SubbandGroup, items: list[Any], made: dict[str, Any]) -> dict[str, Any]:
+    """How far one tile came; `stages_run` are those that did work, not those found done."""
+    stopped = next((item for item in items if item.state != State.DONE), None)
+    return {
+        "name": tile.name,
+        "state": stopped.state if stopped else State.DONE.value,
+        "stages_run": [item.stage for item in items if item.state == State.DONE and item.did_work],
+        "stage": stopped.stage if stopped else "",
+        "code": stopped.error_code if stopped else "",
+        "detail": stopped.error_detail if stopped else "",
+        "missing_subbands": tile.missing_subbands,
+        **(NOTHING if stopped else made),
     }
 
 

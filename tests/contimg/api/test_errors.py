@@ -177,7 +177,7 @@ def test_reading_needs_a_login_when_it_is_not_public(api, settings, path):
     settings.CONTIMG_PUBLIC_READ = False
     response = api.get(path)
     problem_of(response, 401, "not_authenticated")
-    assert response.headers["WWW-Authenticate"] == "Session"
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="contimg"'
 
 
 @pytest.mark.django_db

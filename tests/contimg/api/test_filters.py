@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
+from django.core.cache import cache
 
 from contimg.urls import router
 from tests.factories import FIRST_TILE, ImageFactory, MeasurementSetFactory, SourceFactory, SubbandGroupFactory
@@ -202,9 +203,10 @@ ODD = [
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(("prefix", "view"), [(prefix, view) for prefix, view, _ in router.registry])
-def test_no_value_of_any_parameter_is_an_error_of_ours(api, prefix, view):
+def test_no_value_of_any_parameter_is_an_error_of_ours(administrator, prefix, view):
     names = [*view.filterset_class.base_filters, "ordering", "format", "cursor", "limit", "count"]
     for name in names:
+        cache.clear()  # so many requests a minute are throttled
         for value in ODD:
-            response = api.get(f"/api/v1/{prefix}/", {name: value})
+            response = administrator.get(f"/api/v1/{prefix}/", {name: value})
             assert response.status_code in (200, 400), (name, value)

@@ -1,0 +1,170 @@
+"""Batches, items and their attempts: looked at, steered through `batch.services`, never edited by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from batch.executor import log_path_of
+from batch.models import Attempt, Batch, Item, Pause, Worker
+from batch.services import (
+    MAX_PRIORITY,
+    cancel_batch,
+    cancel_item,
+    resume,
+    retry_batch,
+    retry_item,
+    set_priority,
+)
+from contimg.admin import EMPTY, FactsAdmin, FactsInline, badge, change_url, link, links, number
+from contimg.exceptions import ContimgError
+
+LOG_TAIL_BYTES = 20_000
+
+
+class Steered(FactsAdmin):
+    """Facts with actions for who may operate."""
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("access.operate")
+
+    def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
+        """Tell what became of each row; one that cannot be does not keep the others from it."""
+        n = 0
+        for row in rows:
+            try:
+                act(row)
+                n += 1
+            except ContimgError as error:
+                self.message_user(request, f"{error} [{error.code}]", messages.WARNING)
+        self.message_user(request, f"{n} {done}.")
+
+
+@admin.display(description="state", ordering="state")
+def state_badge(row: Batch | Item) -> SafeString:
+    return badge(row.state)
+
+
+@admin.display(description="progress")
+def progress_bar(row: Batch | Item) -> SafeString:
+    return format_html(
+        '<progress value="{}" max="1"></progress> {}%', f"{row.progress:.3f}", f"{100 * row.progress:.0f}"
+    )
+
+
+class PriorityForm(ActionForm):
+    priority = forms.IntegerField(required=False, min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
+
+
+@admin.register(Batch)
+class BatchAdmin(Steered):
+    list_display = [
+        "__str__", state_badge, progress_bar, "n_total", "n_running", "n_failed", "n_quarantined", "priority",
+        link("owner"), "created_at", "finished_at",
+    ]  # fmt: skip
+    list_filter = ["state", "stage", "created_at"]
+    list_select_related = ["owner"]
+    search_fields = ["=idempotency_key", "owner__username"]
+    extra_facts = (state_badge, progress_bar, links("items", "batch.item", "batch"))
+    action_form = PriorityForm
+    actions = ["cancel", "retry_failed", "change_priority"]
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
+        self.each(request, queryset, lambda batch: cancel_batch(batch=batch), "batches are being cancelled")
+
+    @admin.action(description="Retry what failed or was cancelled", permissions=["operate"])
+    def retry_failed(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
+        self.each(request, queryset, lambda batch: retry_batch(batch=batch), "batches are tried again")
+
+    @admin.action(description="Change priority to", permissions=["operate"])
+    def change_priority(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
+        form = PriorityForm({**request.POST.dict(), "action": ""})
+        form.fields.pop("action")
+        if not form.is_valid() or form.cleaned_data["priority"] is None:
+            self.message_user(request, f"Give a priority from {-MAX_PRIORITY} to {MAX_PRIORITY}.", messages.ERROR)
+            return
+        priority = form.cleaned_data["priority"]
+        self.each(
+            request, queryset, lambda batch: set_priority(batch=batch, priority=priority),
+            f"batches have the priority {priority}",
+        )  # fmt: skip
+
+
+class AttemptInline(FactsInline):
+    model = Attempt
+    fields: ClassVar[Any] = [
+        "details", "outcome", "worker", "started_at", number("duration_s", ".1f", description="duration (s)"),
+        number("cpu_s", ".1f", description="CPU (s)"),
+        number("peak_memory_bytes", ".2f", scale=1e-9, description="peak memory (GB)"), "error_code", "error_detail",
+    ]  # fmt: skip
+
+    @admin.display(description="details")
+    def details(self, attempt: Attempt) -> SafeString:
+        return format_html('<a href="{}">evidence and log</a>', change_url(attempt))
+
+
+@admin.register(Item)
+class ItemAdmin(Steered):
+    list_display = [
+        "__str__", link("batch"), state_badge, progress_bar, "attempt", "worker", "error_code", "started_at",
+        "finished_at",
+    ]  # fmt: skip
+    list_filter = ["state", "stage"]
+    list_select_related = ["batch", "group", "measurement_set__group", "image__measurement_set__group"]
+    search_fields = ["=error_code", "=measurement_set__name", "=image__name"]
+    extra_facts = (state_badge, progress_bar)
+    inlines = [AttemptInline]
+    actions = ["cancel", "retry"]
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
+        self.each(request, queryset, lambda item: cancel_item(item=item), "items are being cancelled")
+
+    @admin.action(description="Retry", permissions=["operate"])
+    def retry(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
+        self.each(request, queryset, lambda item: retry_item(item=item), "items are tried again")
+
+
+@admin.register(Attempt)
+class AttemptAdmin(FactsAdmin):
+    list_display = ["__str__", link("item"), "outcome", "worker", "started_at", "finished_at", "error_code"]
+    list_filter = ["outcome", "stage"]
+    list_select_related = ["item__group", "item__measurement_set__group", "item__image__measurement_set__group"]
+    search_fields = ["=worker", "=error_code"]
+    extra_facts = ("log",)
+
+    @admin.display(description="end of the log")
+    def log(self, attempt: Attempt) -> SafeString | str:
+        path = log_path_of(attempt)
+        if path is None:
+            return EMPTY
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
+            return format_html('<pre class="facts">{}</pre>', file.read().decode(errors="replace"))
+
+
+@admin.register(Pause)
+class PauseAdmin(Steered):
+    list_display = ["__str__", "reason", "paused_by", "created_at"]
+    actions = ["lift"]
+
+    @admin.action(description="Resume", permissions=["operate"])
+    def lift(self, request: HttpRequest, queryset: QuerySet[Pause]) -> None:
+        n = resume(names=list(queryset.values_list("stage", flat=True)))
+        self.message_user(request, f"{n} pauses lifted.")
+
+
+@admin.register(Worker)
+class WorkerAdmin(FactsAdmin):
+    list_display = ["name", "host", "pid", "n_processes", "stages", "started_at", "seen_at", "stopped_at"]
+    list_filter = ["host"]
+    search_fields = ["=name", "=host"]

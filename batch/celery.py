@@ -1,0 +1,34 @@
+"""The Celery application, for many machines: `celery -A batch.celery worker`, which `manage.py worker` starts."""
+
+from __future__ import annotations
+
+import os
+
+import django
+from celery import Celery
+from django.apps import apps
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "contimg.settings")
+if not apps.ready:
+    django.setup()
+
+app = Celery("contimg", broker=settings.CONTIMG_BROKER_URL)
+app.conf.update(
+    task_ignore_result=True,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_timeout=4,
+    broker_heartbeat=0,  # a worker that runs an item does not answer its broker for minutes
+    broker_transport_options={"max_retries": 1, "interval_start": 0, "socket_timeout": 5},
+    task_publish_retry=False,  # a doorbell that cannot be delivered is rung again by the sweeper
+    task_default_queue=settings.CONTIMG_QUEUE,
+    enable_utc=True,
+)
+
+
+@app.task(name="contimg.run_task")
+def run_task(path: str, args: list, kwargs: dict) -> None:
+    import_string(path).call(*args, **kwargs)

@@ -1,0 +1,377 @@
+"""Runs items, one at a time, each in a warm child process that is watched: heartbeat, cancel, limits, log.
+
+The child may hang in a C loop, eat the memory or be killed; whatever it does, what is known of the attempt is recorded
+here, and only while the item is still this worker's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+from django.db.models import Sum
+
+from batch import transitions
+from batch.models import Attempt, Batch, Item
+from batch.stages import Job, stages
+from batch.sweeper import remove_work, work_owner
+from batch.transitions import CancelRequested, Claim, LeaseLost
+from calibration.services import WaitingForCalibration
+from contimg.products import inside, products_root, this_process, work_folders
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 1.0
+HEARTBEATS_PER_LEASE = 6
+TERM_GRACE_S = 2.0
+ITEMS_PER_CHILD = 50  # engines leak; a new process costs three seconds
+LOG_LIMIT_BYTES = 10_000_000
+DISK_WAIT_S = 60.0
+DISK_RESERVE_BYTES = 1_000_000_000
+
+
+class ChildDied(Exception):
+    """The child process ended without an answer."""
+
+
+class LimitReached(Exception):
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class Stopping(Exception):
+    """The worker was told to stop; the item goes back to the queue."""
+
+
+@dataclass
+class Executor:
+    """One child process and the loop that feeds and watches it."""
+
+    stages: tuple[str, ...] = ()  # none named: all
+    batch: Batch | None = None  # only its items
+    stop_at: float | None = None  # by the monotonic clock: until then the running item may finish
+    _child: _Child | None = None
+    _worker: str = field(default_factory=this_process)
+
+    def run_next(self) -> bool:
+        """Claim the best item and run it to its end; False when there is none to claim."""
+        held = transitions.claim(
+            worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch
+        )
+        if held is None:
+            return False
+        structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
+        try:
+            self._run(held)
+        finally:
+            structlog.contextvars.unbind_contextvars("item", "attempt", "stage")
+        return True
+
+    def stop(self, *, within_s: float) -> None:
+        """Claim nothing more, and hand the running item back unless it ends in time. May be called from outside."""
+        self.stop_at = time.monotonic() + within_s
+
+    @property
+    def is_stopping(self) -> bool:
+        return self.stop_at is not None
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def _run(self, held: Claim) -> None:
+        try:
+            if self._may_fill_the_disk(held):
+                self._watch(held)
+        except LeaseLost as error:
+            self._abandon(held)
+            log.warning("lease_lost", detail=str(error))
+        finally:
+            transitions.settle(held)
+
+    def _may_fill_the_disk(self, held: Claim) -> bool:
+        """Reserve what the stage will need; without enough room the item goes back and waits."""
+        item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
+        try:
+            needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))
+        except transitions.ContimgError:
+            return True  # what it needs is not there; the stage itself says so
+        transitions.reserve(held, needed)
+        reserved = Item.objects.running().aggregate(total=Sum("reserved_bytes"))["total"] or 0
+        products_root().mkdir(parents=True, exist_ok=True)
+        free = psutil.disk_usage(str(products_root())).free
+        if reserved + DISK_RESERVE_BYTES <= free or needed == 0:
+            return True
+        room = f"{free / 1e9:.1f} GB are free and {(reserved - needed) / 1e9:.1f} GB of them promised"
+        detail = f"It needs {needed / 1e9:.1f} GB of disk, and {room}; it waits for room."
+        transitions.hand_back(held, code="waiting_for_disk", detail=detail, wait_s=DISK_WAIT_S)
+        log.warning("waiting_for_disk", detail=detail)
+        return False
+
+    def _watch(self, held: Claim) -> None:
+        stage = stages()[held.stage]
+        if self._child is None or not self._child.is_usable:
+            self.close()
+            self._child = _Child()
+        child = self._child
+        log_path = log_folder() / f"{held.item_id // 1000}" / f"{held.item_id}.{held.attempt}.log"
+        Attempt.objects.filter(pk=held.attempt_id).update(log_path=str(log_path.relative_to(log_folder())))
+        try:
+            with child.logging_to(log_path):
+                ended = self._until_ended(held, child, stage.time_limit_s, stage.memory_limit_bytes)
+        except ChildDied:
+            self._after_death(held, child)
+        except LimitReached as reached:
+            self._abandon(held)
+            self._note(held, child)
+            transitions.fail(held, code=reached.code, detail=str(reached))
+        except CancelRequested:
+            self._abandon(held)
+            self._note(held, child)
+            transitions.cancelled(held)
+        except Stopping:
+            self._abandon(held)
+            self._note(held, child)
+            transitions.hand_back(held, code="", detail="")
+        else:
+            self._note(held, child)
+            record_ending(held, ended)
+
+    def _until_ended(self, held: Claim, child: _Child, time_limit_s: float, memory_limit_bytes: int) -> dict[str, Any]:
+        """The child's answer. Raises ChildDied, LimitReached, CancelRequested, LeaseLost and Stopping."""
+        child.order(held)
+        began = beat = time.monotonic()
+        progress = 0.0
+        while True:
+            for event in child.events(LOOK_EVERY_S):
+                if event["event"] == "ended":
+                    return event
+                progress = event.get("fraction", progress)
+            now = time.monotonic()
+            if self.stop_at is not None and now >= self.stop_at:
+                raise Stopping
+            child.weigh()
+            if child.peak_bytes > memory_limit_bytes:
+                used, limit = child.peak_bytes / 1e9, memory_limit_bytes / 1e9
+                raise LimitReached("memory_limit", f"It used {used:.1f} GB of memory; its limit is {limit:.1f} GB.")
+            if now - began > time_limit_s:
+                raise LimitReached("time_limit", f"It ran for more than its limit of {time_limit_s:.0f} s.")
+            beat = self._keep(held, progress, now, beat)
+
+    def _keep(self, held: Claim, progress: float, now: float, beat: float) -> float:
+        """Look for a cancel, and renew the lease in time. A database that is away for a moment is asked again."""
+        try:
+            transitions.look(held)
+            if now - beat >= settings.CONTIMG_LEASE_S / HEARTBEATS_PER_LEASE:
+                transitions.renew(held, progress=progress)
+                return now
+        except LeaseLost:
+            if not transitions.is_finished(held):  # by the child, whose answer is on its way
+                raise
+        except DatabaseError as error:
+            log.warning("database_away", detail=str(error).strip())
+            close_old_connections()
+        return beat
+
+    def _after_death(self, held: Claim, child: _Child) -> None:
+        """The child was killed or crashed; unless it had recorded its success, that is a lost attempt."""
+        code = child.kill()
+        self._clear(held)
+        self._note(held, child, exit_code=code)
+        name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        with contextlib.suppress(LeaseLost):
+            transitions.try_again(
+                held,
+                code="process_died",
+                detail=f"Its process ended by {name} without an answer; see the attempt's log.",
+                outcome=Attempt.Outcome.LOST,
+            )
+        log.warning("process_died", how=name)
+
+    def _abandon(self, held: Claim) -> None:
+        self.close()
+        self._clear(held)
+
+    def _clear(self, held: Claim) -> None:
+        for folder in work_folders(work_owner(held)):
+            remove_work(folder)
+
+    def _note(self, held: Claim, child: _Child, exit_code: int = 0) -> None:
+        ended_by = signal.Signals(-child.exit_code).name if child.exit_code is not None and child.exit_code < 0 else ""
+        Attempt.objects.filter(pk=held.attempt_id).update(
+            exit_code=child.exit_code if child.exit_code is not None else exit_code,
+            signal=ended_by,
+            peak_memory_bytes=child.peak_bytes or None,
+            duration_s=child.item_s(),
+        )
+
+
+def record_ending(held: Claim, ended: dict[str, Any]) -> None:
+    """What `batch.work.run` answered. Success it has recorded itself."""
+    code, detail = ended["code"], ended["detail"]
+    if not code:
+        return
+    if code == CancelRequested.code:
+        transitions.cancelled(held)
+    elif code == LeaseLost.code:
+        raise LeaseLost(detail)
+    elif code == WaitingForCalibration.code:
+        transitions.wait_for_calibration(held, code=code, detail=detail)
+    elif ended["permanent"]:
+        transitions.fail(held, code=code, detail=detail)
+    else:
+        transitions.try_again(held, code=code, detail=detail, outcome=Attempt.Outcome.FAILED)
+
+
+def log_folder() -> Path:
+    return Path(settings.CONTIMG_LOG_DIR)
+
+
+def log_path_of(attempt: Attempt) -> Path | None:
+    """The log of an attempt, if it wrote one that is still there."""
+    path = inside(log_folder(), attempt.log_path) if attempt.log_path else None
+    return path if path and path.is_file() else None
+
+
+class _Child:
+    """The other end of `batch.child`."""
+
+    def __init__(self) -> None:
+        answers, theirs = os.pipe()
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "batch.child", str(theirs)],
+            cwd=settings.BASE_DIR,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs],
+            start_new_session=True,
+            env={**os.environ, **_thread_limits()},
+        )
+        os.close(theirs)
+        if self._process.stdin is None or self._process.stdout is None:  # it was asked for pipes
+            raise ChildDied
+        self._orders, self._output = self._process.stdin, self._process.stdout
+        self._answers = os.fdopen(answers, "rb", buffering=0)
+        self._partial = b""
+        self._selector = selectors.DefaultSelector()
+        for pipe in (self._answers, self._output):
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ)
+        self._log: IO[bytes] | None = None
+        self._logged_bytes = 0
+        self._n_items = 0
+        self._began = time.monotonic()
+        self.peak_bytes = 0
+        self.exit_code: int | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        return self._process.poll() is None and self._n_items < ITEMS_PER_CHILD
+
+    def order(self, held: Claim) -> None:
+        self._n_items += 1
+        self._began, self.peak_bytes = time.monotonic(), 0
+        try:
+            self._orders.write(json.dumps(vars(held)).encode() + b"\n")
+            self._orders.flush()
+        except BrokenPipeError as error:
+            raise ChildDied from error
+
+    def item_s(self) -> float:
+        return time.monotonic() - self._began
+
+    def events(self, timeout_s: float) -> Iterable[dict[str, Any]]:
+        """What it answered within the time; its log is written on the way. Raises ChildDied."""
+        found: list[dict[str, Any]] = []
+        for key, _ in self._selector.select(timeout_s):
+            data = os.read(key.fd, 1 << 16)
+            if key.fileobj is self._output:
+                self._write_log(data)
+                if not data:
+                    self._selector.unregister(key.fileobj)
+            elif not data:
+                raise ChildDied
+            else:
+                *lines, self._partial = (self._partial + data).split(b"\n")
+                found += [json.loads(line) for line in lines]
+        return found
+
+    def weigh(self) -> None:
+        """The memory of the whole group, now."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            total = 0
+            for one in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += one.memory_info().rss
+            self.peak_bytes = max(self.peak_bytes, total)
+
+    @contextlib.contextmanager
+    def logging_to(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as self._log:
+            self._logged_bytes = 0
+            try:
+                yield
+            finally:
+                self._drain_log()
+                self._log.flush()
+        self._log = None
+
+    def _drain_log(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._output.fileno(), 1 << 16):
+                self._write_log(data)
+
+    def _write_log(self, data: bytes) -> None:
+        """Up to a limit; what an engine says after ten million bytes nobody reads."""
+        room = LOG_LIMIT_BYTES - self._logged_bytes
+        self._logged_bytes += len(data)
+        if self._log is None or room <= 0:
+            return
+        self._log.write(data[:room])
+        if len(data) > room:
+            self._log.write(b"\n[the log is cut here: it reached its limit]\n")
+        self._log.flush()
+
+    def kill(self) -> int:
+        """The whole group: asked, then made to. Returns how the child ended."""
+        group = self._process.pid
+        for number, grace_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, TERM_GRACE_S)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
+                break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)  # what the child had started, and does not heed TERM
+        self.exit_code = self._process.wait()
+        self._drain_log()
+        for pipe in (self._orders, self._output, self._answers):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        self._selector.close()
+        return self.exit_code
+
+
+def _thread_limits() -> dict[str, str]:
+    threads = str(settings.CONTIMG_ENGINE_THREADS)
+    names = ("CONTIMG_ENGINE_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return dict.fromkeys(names, threads)

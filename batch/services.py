@@ -1,0 +1,339 @@
+"""Asking for work, and steering it. API, admin and commands call these; each change is in the audit log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import Model, QuerySet
+from django.http import QueryDict
+from django_filters import FilterSet
+
+from access.audit import audit
+from batch import couriers, transitions
+from batch.models import SUBJECT_COLUMNS, Batch, Item, Pause, StageName, State
+from batch.parameters import ParametersSerializer, defaults
+from batch.querysets import ItemQuerySet
+from batch.stages import CHAIN, Stage, stages
+from contimg.exceptions import ContimgError, InvalidInput
+from contimg.products import digest
+from images.filters import ImageFilter
+from images.models import Image
+from observations.filters import MeasurementSetFilter, SubbandGroupFilter
+from observations.models import MeasurementSet, SubbandGroup
+
+MOST_ITEMS = 100_000
+INSERT_AT_ONCE = 2000
+MAX_PRIORITY = 100
+
+
+class UnknownStage(InvalidInput):
+    code = "unknown_stage"
+
+
+class NoSubjects(InvalidInput):
+    code = "no_subjects"
+
+
+class TooManySubjects(InvalidInput):
+    code = "too_many_subjects"
+
+
+class DuplicateSubject(InvalidInput):
+    code = "duplicate_subject"
+
+
+class WrongSubjectKind(InvalidInput):
+    code = "wrong_subject_kind"
+
+
+class SubjectMissing(InvalidInput):
+    code = "subject_missing"
+
+
+class UnknownParameter(InvalidInput):
+    code = "unknown_parameter"
+
+
+class InvalidParameter(InvalidInput):
+    code = "invalid_parameter"
+
+
+class InvalidQuery(InvalidInput):
+    code = "invalid_query"
+
+
+class IdempotencyConflict(ContimgError):
+    code = "idempotency_conflict"
+    status = 409
+
+
+class NothingToRetry(ContimgError):
+    code = "nothing_to_retry"
+    status = 409
+
+
+class NothingToCancel(ContimgError):
+    code = "nothing_to_cancel"
+    status = 409
+
+
+@dataclass(frozen=True)
+class SubjectKind:
+    """What an item can be about: where such rows are, how a query chooses among them, and what writing to one locks."""
+
+    rows: QuerySet
+    filters: type[FilterSet]
+    tile: str  # the way to its tile
+
+    def locks(self, row: Mapping[str, Any], kind: str) -> str:
+        tile = row[self.tile]
+        return f"tile {tile}" if tile is not None else f"{kind} {row['pk']}"
+
+
+SUBJECT_KINDS = {
+    "subband_group": SubjectKind(SubbandGroup.objects.all(), SubbandGroupFilter, "pk"),
+    "measurement_set": SubjectKind(MeasurementSet.objects.current(), MeasurementSetFilter, "group"),
+    "image": SubjectKind(Image.objects.all(), ImageFilter, "measurement_set__group"),
+}
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Those of one kind: their keys in order, and what each locks."""
+
+    kind: str
+    locks: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The batch, and whether it was made now or by an earlier request with the same idempotency key."""
+
+    batch: Batch
+    is_new: bool
+
+
+def create_batch(
+    *,
+    stage: str,
+    subjects: Sequence[tuple[str, int]] | None = None,
+    query: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    priority: int = 0,
+    idempotency_key: str | None = None,
+    owner: User | None = None,
+) -> Asked:
+    """Everything or nothing: the batch, its items, and the doorbell that wakes a worker.
+
+    Subjects are (kind, id) pairs; a query is {"kind": ..., filters as of the list of that kind}. Raises the errors
+    above, each for one thing that is wrong; IdempotencyConflict for a key that stands for another request.
+    """
+    asked = digest(stage, subjects, query, parameters or {}, priority)
+    if earlier := _earlier(idempotency_key, asked):
+        return Asked(earlier, is_new=False)
+    links = _links_of(stage)
+    chosen = _chosen(links, subjects, query)
+    complete = _complete(links, parameters or {})
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
+    batch = Batch(
+        stage=stage, parameters=complete, owner=owner, priority=priority, idempotency_key=idempotency_key,
+        request_digest=asked, query=query,
+    )  # fmt: skip
+    try:
+        with transaction.atomic():
+            _insert(batch, links, chosen)
+            audit(action="batch.create", subject=batch, details={"stage": stage, "items": batch.n_total})
+            couriers.ring()
+    except IntegrityError:
+        if earlier := _earlier(idempotency_key, asked):  # the same request, at the same moment
+            return Asked(earlier, is_new=False)
+        raise
+    return Asked(batch, is_new=True)
+
+
+def _earlier(key: str | None, asked: str) -> Batch | None:
+    batch = Batch.objects.filter(idempotency_key=key).first() if key else None
+    if batch and batch.request_digest != asked:
+        raise IdempotencyConflict(f"The idempotency key {key!r} stands for another request; choose a new one.")
+    return batch
+
+
+def _links_of(stage: str) -> list[Stage]:
+    """The stage itself, or the links of the chain."""
+    table = stages()
+    names = CHAIN if stage == StageName.PROCESS else (stage,)
+    if not set(names) <= set(table):
+        known = ", ".join([StageName.PROCESS, *table])
+        raise UnknownStage(f"There is no stage {stage!r}; there are {known}.")
+    return [table[name] for name in names]
+
+
+def _chosen(
+    links: list[Stage], subjects: Sequence[tuple[str, int]] | None, query: Mapping[str, Any] | None
+) -> list[Subjects]:
+    if (subjects is None) == (query is None):
+        raise InvalidQuery("Say either the subjects or a query that chooses them, and not both.")
+    kinds = links[0].subject_kinds
+    found = [_queried(query, kinds)] if query is not None else _named(subjects or [], kinds)
+    n = sum(len(some.locks) for some in found)
+    if not n:
+        raise NoSubjects("There is nothing to work on; name at least one subject, or a query that finds one.")
+    if n > MOST_ITEMS:
+        raise TooManySubjects(f"{n} subjects are more than a batch takes ({MOST_ITEMS}); choose fewer.")
+    return found
+
+
+def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[Subjects]:
+    twice = [subject for subject, n in Counter(subjects).items() if n > 1]
+    if twice:
+        raise DuplicateSubject(f"The {twice[0][0]} {twice[0][1]} is there more than once; name each subject once.")
+    by_kind: dict[str, list[int]] = {}
+    for kind, pk in subjects:
+        _refuse_kind(kind, kinds)
+        by_kind.setdefault(kind, []).append(pk)
+    found = []
+    for kind, keys in by_kind.items():
+        locks = _locks(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=keys))
+        missing = sorted(set(keys) - set(locks))
+        if missing:
+            raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
+        found.append(Subjects(kind, {pk: locks[pk] for pk in keys}))
+    return found
+
+
+def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
+    filters = dict(query)
+    kind = filters.pop("kind", None)
+    _refuse_kind(kind, kinds)
+    described = SUBJECT_KINDS[kind]
+    unknown = sorted(set(filters) - set(described.filters.base_filters))
+    if unknown:
+        known = ", ".join(sorted(described.filters.base_filters))
+        raise InvalidQuery(f"A query of {kind} has no filter {unknown[0]!r}; there are {known}.")
+    data = QueryDict(mutable=True)
+    data.update({name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()})
+    filterset = described.filters(data=data, queryset=described.rows)
+    if not filterset.is_valid():
+        name, reasons = next(iter(filterset.errors.items()))
+        raise InvalidQuery(f"{name}: {reasons[0]}")
+    return Subjects(kind, _locks(kind, filterset.qs))
+
+
+def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:
+    if kind not in kinds:
+        raise WrongSubjectKind(f"This stage works on {' or '.join(kinds)}, not on {kind!r}.")
+
+
+def _locks(kind: str, rows: QuerySet) -> dict[int, str]:
+    described = SUBJECT_KINDS[kind]
+    values = rows.order_by("pk").values("pk", described.tile)[: MOST_ITEMS + 1]
+    return {row["pk"]: described.locks(row, kind) for row in values}
+
+
+def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that these stages take, those not given as the settings have them now."""
+    taken = [name for link in links for name in link.parameters]
+    unknown = sorted(set(given) - set(taken))
+    if unknown:
+        known = ", ".join(taken) or "none"
+        raise UnknownParameter(f"This stage has no parameter {unknown[0]!r}; it has {known}.")
+    serializer = ParametersSerializer(data=dict(given))
+    if not serializer.is_valid():
+        name, reasons = next(iter(serializer.errors.items()))
+        raise InvalidParameter(f"{name}: {reasons[0]}")
+    complete = {**defaults(), **serializer.validated_data}
+    return {name: complete[name] for name in taken}
+
+
+def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
+    subjects = [(some.kind, pk, lock) for some in chosen for pk, lock in some.locks.items()]
+    batch.n_total = len(subjects) * len(links)
+    batch.n_ready, batch.n_waiting = len(subjects), len(subjects) * (len(links) - 1)
+    batch.save(force_insert=True)
+    before: Sequence[Item | None] = [None] * len(subjects)
+    for link in links:
+        before = Item.objects.bulk_create(
+            [
+                Item(
+                    batch=batch, stage=link.name, after=after, writes_to=lock, priority=batch.priority,
+                    state=State.WAITING if after else State.READY, **{f"{SUBJECT_COLUMNS[kind]}_id": pk},
+                )
+                for (kind, pk, lock), after in zip(subjects, before, strict=True)
+            ],
+            batch_size=INSERT_AT_ONCE,
+        )  # fmt: skip
+
+
+# --- steering ----------------------------------------------------------------------------------------------------
+def cancel_batch(*, batch: Batch) -> int:
+    """Raises NothingToCancel when all of it has ended."""
+    return _cancel(batch.items.all(), batch)
+
+
+def cancel_item(*, item: Item) -> int:
+    return _cancel(Item.objects.filter(pk=item.pk), item)
+
+
+def retry_batch(*, batch: Batch) -> int:
+    """Failed, cancelled and quarantined items again. Raises NothingToRetry."""
+    return _retry(batch.items.all(), batch)
+
+
+def retry_item(*, item: Item) -> int:
+    return _retry(Item.objects.filter(pk=item.pk), item)
+
+
+def _cancel(items: ItemQuerySet, subject: Model) -> int:
+    with transaction.atomic():
+        n = transitions.cancel(items)
+        if not n:
+            raise NothingToCancel(f"Nothing of {subject} can be cancelled any more; it has ended.")
+        audit(action=f"{subject._meta.model_name}.cancel", subject=subject, details={"items": n})
+    return n
+
+
+def _retry(items: ItemQuerySet, subject: Model) -> int:
+    with transaction.atomic():
+        n = transitions.retry(items)
+        if not n:
+            raise NothingToRetry(f"Nothing of {subject} failed, was cancelled or is quarantined.")
+        audit(action=f"{subject._meta.model_name}.retry", subject=subject, details={"items": n})
+        couriers.ring()
+    return n
+
+
+def set_priority(*, batch: Batch, priority: int) -> None:
+    """Of what has not begun."""
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
+    with transaction.atomic():
+        batch.items.unended().update(priority=priority)
+        Batch.objects.filter(pk=batch.pk).update(priority=priority)
+        audit(action="batch.set_priority", subject=batch, details={"priority": priority})
+
+
+def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:
+    """No item of the stage (or of any) is claimed until `resume`; what runs goes on."""
+    if stage and stage not in stages():
+        raise UnknownStage(f"There is no stage {stage!r}; there are {', '.join(stages())}.")
+    with transaction.atomic():
+        row, _ = Pause.objects.update_or_create(stage=stage, defaults={"reason": reason, "paused_by": by})
+        audit(action="stage.pause", subject=row, details={"stage": stage or "all", "reason": reason})
+    return row
+
+
+def resume(*, names: Iterable[str] | None = None) -> int:
+    """The named stages, or everything that is paused."""
+    with transaction.atomic():
+        rows = Pause.objects.all() if names is None else Pause.objects.filter(stage__in=list(names))
+        for row in rows:
+            audit(action="stage.resume", subject=row, details={"stage": row.stage or "all"})
+        n, _ = rows.delete()
+        couriers.ring()
+    return n

@@ -1,0 +1,143 @@
+"""What `manage.py worker` runs: the courier's worker processes, the sweeper, and a heartbeat."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+from django.conf import settings
+from django.db import DatabaseError, close_old_connections
+from django.db.models.functions import Now
+from django_tasks_db.models import DBTaskResult
+
+from batch import couriers
+from batch.models import Item, Worker
+from batch.sweeper import Sweeper
+from contimg.products import this_process
+
+log = structlog.get_logger(__name__)
+RESTART_PAUSE_S = 2.0
+LOOK_EVERY_S = 0.5
+PR_SET_PDEATHSIG = 1
+KEEP_DOORBELLS = 1000
+
+
+@dataclass
+class Supervisor:
+    """Keeps `n_processes` worker processes alive until it is told to stop."""
+
+    n_processes: int
+    stages: tuple[str, ...] = ()
+    is_stopping: bool = False
+    _processes: dict[int, subprocess.Popen] = field(default_factory=dict)
+    _started_at: dict[int, float] = field(default_factory=dict)
+    _sweeper: Sweeper = field(default_factory=Sweeper)
+
+    def run(self) -> None:
+        """Returns when it was told to stop and its workers have finished or handed back what they were doing."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        worker = self._register()
+        swept_at = 0.0
+        while not self.is_stopping:
+            self._keep_alive()
+            if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
+                self._beat(worker)
+                swept_at = time.monotonic()
+            time.sleep(LOOK_EVERY_S)
+        self._drain()
+        _unless_away(lambda: Worker.objects.filter(pk=worker.pk).update(stopped_at=Now()))
+
+    def _stop(self, number: int, frame: object) -> None:
+        self.is_stopping = True
+
+    def _register(self) -> Worker:
+        name = this_process()
+        return Worker.objects.create(
+            name=name, host=name.split(".")[0], pid=os.getpid(), n_processes=self.n_processes,
+            stages=list(self.stages), seen_at=Now(),
+        )  # fmt: skip
+
+    def _beat(self, worker: Worker) -> None:
+        def beat() -> None:
+            Worker.objects.filter(pk=worker.pk).update(seen_at=Now())
+            self._sweeper.sweep()
+            if Item.objects.claimable().exists():
+                couriers.ring()
+            _forget_doorbells()
+
+        _unless_away(beat)
+
+    def _keep_alive(self) -> None:
+        now = time.monotonic()
+        for slot in range(self.n_processes):
+            process = self._processes.get(slot)
+            if process is not None and process.poll() is None:
+                continue
+            if now - self._started_at.get(slot, -RESTART_PAUSE_S) < RESTART_PAUSE_S:
+                continue
+            if process is not None:
+                log.warning("worker_process_ended", pid=process.pid, exit_code=process.returncode)
+            self._processes[slot] = self._start()
+            self._started_at[slot] = now
+
+    def _start(self) -> subprocess.Popen:
+        return subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, *_command()],
+            cwd=settings.BASE_DIR,
+            env={**os.environ, "CONTIMG_WORKER_STAGES": ",".join(self.stages), **self._threads()},
+            preexec_fn=_end_with_parent,
+            start_new_session=True,
+        )
+
+    def _threads(self) -> dict[str, str]:
+        """The machine's threads are shared out, unless the setting says how many an engine has."""
+        if "CONTIMG_ENGINE_THREADS" in os.environ:
+            return {}
+        return {"CONTIMG_ENGINE_THREADS": str(max(1, (os.cpu_count() or 1) // self.n_processes))}
+
+    def _drain(self) -> None:
+        """Those that do not end in their time are killed: what they ran is taken back by the next sweeper."""
+        alive = [process for process in self._processes.values() if process.poll() is None]
+        log.info("draining", processes=len(alive))
+        for process in alive:
+            process.terminate()
+        until = time.monotonic() + settings.CONTIMG_DRAIN_S + 10
+        for process in alive:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _command() -> list[str]:
+    if settings.CONTIMG_COURIER == "database":
+        return ["manage.py", "db_worker", "--no-startup-delay", "--no-reload", "-v", "0"]
+    options = ["--pool", "solo", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
+    return ["-m", "celery", "-A", "batch.celery", "worker", *options, "-n", f"{os.getpid()}-{time.monotonic_ns()}@%h"]
+
+
+def _end_with_parent() -> None:
+    """Linux: TERM when the supervisor dies, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _forget_doorbells() -> None:
+    answered = DBTaskResult.objects.finished().order_by("-finished_at").values_list("pk", flat=True)
+    DBTaskResult.objects.filter(pk__in=list(answered[KEEP_DOORBELLS : 2 * KEEP_DOORBELLS])).delete()
+
+
+def _unless_away(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except DatabaseError as error:
+        log.warning("database_away", detail=str(error).strip())
+        close_old_connections()

@@ -1,0 +1,338 @@
+"""Every change of an item's state: conditional UPDATEs whose row count is checked, with the batch's counts beside them.
+
+Times come from the database's clock, which all machines share. Items are always changed before their batch, so two
+transactions never wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, When
+from django.db.models.functions import Coalesce, Now
+from django.db.models.lookups import Exact
+
+from batch.models import ENDED, OPEN, UNFINISHED, Attempt, Batch, Item, Pause, StageName, State
+from batch.querysets import ItemQuerySet
+from contimg.exceptions import ContimgError
+
+WAITING_FOR_CALIBRATION = "waiting_for_calibration"
+CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
+BACKOFF_S = 10.0
+MAX_BACKOFF_S = 600.0
+
+
+class LeaseLost(ContimgError):
+    """The item was taken from this worker, which must not write anything any more."""
+
+    code = "lease_lost"
+    status = 409
+
+
+class CancelRequested(ContimgError):
+    """Not a failure: somebody asked for the item to stop."""
+
+    code = "cancelled"
+    status = 409
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: as long as the item is running under this attempt number, it alone may write about it."""
+
+    item_id: int
+    attempt: int
+    batch_id: int
+    stage: str
+    attempt_id: int
+
+
+def in_seconds(seconds: float) -> ExpressionWrapper:
+    return ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=DateTimeField())
+
+
+def lease_end() -> ExpressionWrapper:
+    """A lease ends one sweep early, so that a dead worker's item runs again within a lease and a sweep."""
+    return in_seconds(settings.CONTIMG_LEASE_S - settings.CONTIMG_SWEEP_S)
+
+
+# --- a worker's side --------------------------------------------------------------------------------------------
+def claim(*, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | None = None) -> Claim | None:
+    """Take the best claimable item, or None. Two workers never get the same one, nor two writers of one thing."""
+    paused = set(Pause.objects.values_list("stage", flat=True))
+    if "" in paused:
+        return None
+    items = Item.objects.claimable(stages).exclude(stage__in=paused)
+    if batch is not None:
+        items = items.filter(batch=batch)
+    try:
+        with transaction.atomic():
+            return _claim_first(items, worker, host)
+    except IntegrityError:  # somebody began to write to the same thing in this moment; the next look sees it
+        return None
+
+
+def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
+    item = items.select_for_update(skip_locked=True, of=("self",)).only("attempt", "batch_id", "stage").first()
+    if item is None:
+        return None
+    number = item.attempt + 1
+    taken = Item.objects.filter(pk=item.pk, state=State.READY, attempt=item.attempt).update(
+        state=State.RUNNING, attempt=number, worker=worker, lease_until=lease_end(), not_before=None, progress=0,
+        error_code="", error_detail="", started_at=Now(), finished_at=None, changed_at=Now(),
+    )  # fmt: skip
+    if not taken:
+        return None
+    attempt = Attempt.objects.create(
+        item_id=item.pk, number=number, stage=item.stage, worker=worker, host=host, started_at=Now()
+    )
+    _count(item.batch_id, State.READY, State.RUNNING)
+    return Claim(item.pk, number, item.batch_id, item.stage, attempt.pk)
+
+
+def renew(held: Claim, *, progress: float) -> None:
+    """The heartbeat. Raises LeaseLost."""
+    if not _held(held).update(lease_until=lease_end(), progress=progress, changed_at=Now()):
+        raise LeaseLost(f"Item {held.item_id} was taken from this worker; it stops.")
+
+
+def look(held: Claim) -> None:
+    """Raises CancelRequested or LeaseLost."""
+    row = _held(held).values("cancel_requested_at").first()
+    if row is None:
+        raise LeaseLost(f"Item {held.item_id} was taken from this worker; it stops.")
+    if row["cancel_requested_at"] is not None:
+        raise CancelRequested(f"Item {held.item_id} was cancelled.")
+
+
+def is_finished(held: Claim) -> bool:
+    return Item.objects.filter(pk=held.item_id, state=State.DONE, attempt=held.attempt).exists()
+
+
+def reserve(held: Claim, n_bytes: int) -> None:
+    _held(held).update(reserved_bytes=n_bytes)
+
+
+def finish(held: Claim, **evidence: Any) -> None:
+    """Done. Called first in the transaction that writes the results: whoever lost the item, writes nothing.
+
+    Raises LeaseLost, and CancelRequested when somebody asked for that before this moment.
+    """
+    look(held)
+    _end(held, State.DONE, Attempt.Outcome.DONE, unless_cancelled=True, progress=1.0)
+    Attempt.objects.filter(pk=held.attempt_id).update(**evidence)
+
+
+def count_finished(held: Claim) -> None:
+    """Called last in that transaction, so that other items of the batch wait for its counts as shortly as can be."""
+    _count(held.batch_id, State.RUNNING, State.DONE)
+
+
+def fail(held: Claim, *, code: str, detail: str) -> None:
+    """This item will not succeed as it is."""
+    _leave(held, State.FAILED, Attempt.Outcome.FAILED, code, detail)
+
+
+def try_again(held: Claim, *, code: str, detail: str, outcome: Attempt.Outcome) -> State:
+    """What failed may pass the next time: back into the queue after a pause that doubles, quarantined after too many.
+
+    A LOST attempt (the process died under it) counts against CONTIMG_MAX_KILLS, a failed one against
+    CONTIMG_MAX_TRIES. Returns the item's new state.
+    """
+    limit = settings.CONTIMG_MAX_KILLS if outcome == Attempt.Outcome.LOST else settings.CONTIMG_MAX_TRIES
+    tries_from = Item.objects.values_list("tries_from", flat=True).get(pk=held.item_id)
+    tries = Attempt.objects.filter(item_id=held.item_id, number__gt=tries_from, outcome=outcome).count() + 1
+    if tries >= limit:
+        _leave(held, State.QUARANTINED, outcome, code, detail)
+        return State.QUARANTINED
+    wait_s = min(BACKOFF_S * 2 ** (tries - 1), MAX_BACKOFF_S)
+    _leave(held, State.READY, outcome, code, detail, not_before=in_seconds(wait_s))
+    return State.READY
+
+
+def hand_back(held: Claim, *, code: str, detail: str, wait_s: float = 0) -> None:
+    """Unharmed and without a verdict: the worker stops, or there is no room on the disk now."""
+    later = in_seconds(wait_s) if wait_s else None
+    _leave(held, State.READY, Attempt.Outcome.RETURNED, code, detail, not_before=later)
+
+
+def wait_for_calibration(held: Claim, *, code: str, detail: str) -> None:
+    _leave(held, State.WAITING, Attempt.Outcome.RETURNED, code, detail)
+
+
+def cancelled(held: Claim) -> None:
+    """The worker has stopped it, as was asked."""
+    _leave(held, State.CANCELLED, Attempt.Outcome.CANCELLED, "cancelled", "Stopped on request.")
+
+
+def _leave(held: Claim, state: State, outcome: Attempt.Outcome, code: str, detail: str, **changes: Any) -> None:
+    with transaction.atomic():
+        _end(held, state, outcome, error_code=code, error_detail=detail[:500], **changes)
+        _count(held.batch_id, State.RUNNING, state)
+
+
+def lost(held: Claim, *, detail: str) -> State:
+    """Its worker is gone. It runs again at once; twice may be chance, more is the item's doing."""
+    state = try_again(held, code="worker_lost", detail=detail, outcome=Attempt.Outcome.LOST)
+    Item.objects.filter(pk=held.item_id, state=State.READY, attempt=held.attempt).update(not_before=None)
+    return state
+
+
+def _held(held: Claim) -> ItemQuerySet:
+    return Item.objects.filter(pk=held.item_id, state=State.RUNNING, attempt=held.attempt)
+
+
+def _end(
+    held: Claim, state: State, outcome: Attempt.Outcome, *, unless_cancelled: bool = False, **changes: Any
+) -> None:
+    """The fencing update: nothing of an attempt is written but through here."""
+    mine = _held(held).filter(cancel_requested_at=None) if unless_cancelled else _held(held)
+    over = {"finished_at": Now()} if state in ENDED else {}
+    moved = mine.update(
+        state=state, worker="", lease_until=None, reserved_bytes=0, cancel_requested_at=None, changed_at=Now(),
+        **over, **changes,
+    )  # fmt: skip
+    if not moved:
+        raise LeaseLost(f"Item {held.item_id} was taken from this worker; nothing of it was recorded.")
+    Attempt.objects.filter(pk=held.attempt_id).update(
+        outcome=outcome, finished_at=Now(),
+        error_code=changes.get("error_code", ""), error_detail=changes.get("error_detail", ""),
+    )  # fmt: skip
+
+
+# --- what waits for what ---------------------------------------------------------------------------------------
+# In transactions of their own, after the one that ended an item: a process killed in between leaves followers waiting,
+# and the sweeper's `settle_all` moves them.
+def settle(held: Claim) -> None:
+    """An item has ended: what was to follow it becomes ready, or ends with it."""
+    followers = Item.objects.filter(after_id=held.item_id)
+    release(followers)
+    _end_orphaned(followers)
+    batch_items = Item.objects.filter(batch_id=held.batch_id)
+    if held.stage in CALIBRATING:
+        release(batch_items.filter(stage=StageName.APPLY))
+    if held.stage == StageName.PHOTOMETRY or not batch_items.filter(pk=held.item_id, state=State.DONE).exists():
+        release(batch_items.filter(stage=StageName.ASSESS))
+
+
+def settle_all() -> int:
+    return release(Item.objects.all()) + _end_orphaned(Item.objects.all())
+
+
+def release(items: ItemQuerySet) -> int:
+    """Waiting items among these become ready when what they wait for is there; returns how many.
+
+    Besides its predecessor a tile's `apply` waits until no item of its batch is being converted or calibrated, so that
+    it gets the nearest tables of the whole batch. Its `assess` waits for the photometry of the tiles before it (but for
+    those that wait for calibration): a verdict and a new source depend on the sources that are known. So the results
+    of a batch do not depend on how many workers ran it, nor in which order.
+    """
+    calibrating = Item.objects.unended().filter(batch=OuterRef("batch"), stage__in=CALIBRATING)
+    measuring = (
+        Item.objects.unended()
+        .filter(batch=OuterRef("batch"), stage=StageName.PHOTOMETRY, after__lt=OuterRef("pk"))
+        .exclude(after__after__after__error_code=WAITING_FOR_CALIBRATION)
+    )
+    free = (
+        items.waiting()
+        .filter(error_code="")
+        .filter(Q(after=None) | Q(after__state=State.DONE))
+        .filter(~Q(stage=StageName.APPLY) | ~Exists(calibrating))
+        .filter(~Q(stage=StageName.ASSESS) | Q(after=None) | ~Exists(measuring))
+    )
+    return _move_all(free, State.READY)
+
+
+def release_calibrated(items: ItemQuerySet) -> int:
+    """Tables have come: those that waited for some look again."""
+    return _move_all(items.waiting_for_calibration(), State.READY, error_code="", error_detail="")
+
+
+def _end_orphaned(items: ItemQuerySet) -> int:
+    """Waiting items among these whose predecessor ended without success end too, and theirs with them."""
+    n = 0
+    for _ in StageName:  # no chain is longer
+        moved = sum(
+            _move_all(items.filter(after__state=ended), state, error_code=code, error_detail=detail, finished_at=Now())
+            for ended, state, code, detail in ORPHANED
+        )
+        if not moved:
+            break
+        n += moved
+        items = Item.objects.filter(after__in=items.order_by().values("pk"))
+    return n
+
+
+ORPHANED = (
+    (State.CANCELLED, State.CANCELLED, "cancelled", "The stage before it was cancelled."),
+    (State.FAILED, State.FAILED, "dependency_failed", "The stage before it failed."),
+    (State.QUARANTINED, State.FAILED, "dependency_failed", "The stage before it is quarantined."),
+)
+
+
+def _move_all(items: ItemQuerySet, to: State, **changes: Any) -> int:
+    with transaction.atomic():
+        return _move_each(items, State.WAITING, to, **changes)
+
+
+def _move_each(items: ItemQuerySet, before: State, to: State, **changes: Any) -> int:
+    """Those of the items that are in a state, to another, with their batches' counts."""
+    n = 0
+    chosen = items.filter(state=before).order_by()
+    for batch_id in sorted(set(chosen.values_list("batch_id", flat=True).distinct())):
+        keys = chosen.filter(batch_id=batch_id).values("pk")
+        moved = Item.objects.filter(pk__in=keys, state=before).update(state=to, changed_at=Now(), **changes)
+        if moved:
+            _count(batch_id, before, to, moved)
+        n += moved
+    return n
+
+
+# --- a person's side ---------------------------------------------------------------------------------------------
+def cancel(items: ItemQuerySet) -> int:
+    """Waiting and ready ones end here; running ones are asked to, and their workers stop them. Returns how many."""
+    with transaction.atomic():
+        n = items.running().filter(cancel_requested_at=None).update(cancel_requested_at=Now(), changed_at=Now())
+        for state in (State.WAITING, State.READY):
+            n += _move_each(
+                items, state, State.CANCELLED, error_code="cancelled", error_detail="Cancelled before it ran.",
+                finished_at=Now(),
+            )  # fmt: skip
+    _end_orphaned(Item.objects.filter(after__in=items.filter(state=State.CANCELLED).order_by().values("pk")))
+    return n
+
+
+def retry(items: ItemQuerySet) -> int:
+    """What failed, was cancelled or is quarantined is to be tried again, with all that was to follow it."""
+    n = 0
+    with transaction.atomic():
+        again = items.filter(state__in=UNFINISHED)
+        while keys := list(again.values_list("pk", flat=True)):
+            chosen = Item.objects.filter(pk__in=keys)
+            for state in UNFINISHED:
+                n += _move_each(
+                    chosen, state, State.WAITING, error_code="", error_detail="", finished_at=None, not_before=None,
+                    cancel_requested_at=None, tries_from=F("attempt"),
+                )  # fmt: skip
+            again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
+        release(items)
+    return n
+
+
+def _count(batch_id: int, before: State, after: State, n: int = 1) -> None:
+    """Move `n` items of a batch from one count to another, and its times with them."""
+    opened = (after in OPEN) - (before in OPEN)
+    n_open = F("n_waiting") + F("n_ready") + F("n_running")
+    changes: dict[str, Any] = {f"n_{before}": F(f"n_{before}") - n, f"n_{after}": F(f"n_{after}") + n}
+    if after == State.RUNNING:
+        changes["started_at"] = Coalesce(F("started_at"), Now())
+    if opened:
+        # The right side of an UPDATE sees the counts as they were.
+        over = When(Exact(n_open, -n * opened), then=Now())
+        changes["finished_at"] = Case(over, default=None, output_field=DateTimeField(null=True))
+    Batch.objects.filter(pk=batch_id).update(changed_at=Now(), **changes)

@@ -1,0 +1,117 @@
+"""One item through its stage, in this process: work, then record. `batch.child` runs this in a process of its own."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from batch import evidence, transitions
+from batch.models import Attempt, Item, StageName
+from batch.stages import Job, Stage, stages
+from batch.sweeper import products_of, remove_unnamed, work_owner
+from batch.transitions import Claim
+from calibration.models import CalibrationTable
+from contimg.exceptions import ContimgError
+from contimg.products import make_durable, note, workspace
+from observations.models import SubbandGroup
+
+log = structlog.get_logger(__name__)
+UNEXPECTED = "internal_error"  # the code of an error that is none of ours
+
+
+def run(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
+    """How it went, in the terms of `batch.executor`. Done is already recorded; all else is the worker's to record."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
+    try:
+        run_stage(held, progress)
+    except ContimgError as error:
+        log.warning("stage_stopped", code=error.code, detail=str(error))
+        return {"code": error.code, "detail": str(error), "permanent": error.permanent}
+    # The worker's edge: a fault of ours or of a library, met in one item's data, must not take the others with it.
+    except Exception as error:
+        log.exception("stage_broke")
+        return {"code": UNEXPECTED, "detail": f"{type(error).__name__}: {error}", "permanent": True}
+    log.info("stage_done")
+    return {"code": "", "detail": "", "permanent": True}
+
+
+def run_stage(held: Claim, progress: Callable[[float], None]) -> None:
+    """Work, then record in one transaction whose first statement is the fencing update.
+
+    Raises what the stage raises; LeaseLost and CancelRequested when the item is no longer this worker's to finish.
+    """
+    item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
+    job, stage = Job.of(item, progress), stages()[held.stage]
+    if stage.is_done(job):
+        _record_done_before(held, stage, job)
+    else:
+        _do(held, stage, job)
+    transitions.settle(held)
+    if stage.name == StageName.CALIBRATE and job.tile is not None:
+        release_waiting_tiles(job.tile)
+
+
+def release_waiting_tiles(solved: SubbandGroup) -> int:
+    """Tiles of any batch that waited for calibration and that the newest tables of this one may serve look again."""
+    tables = CalibrationTable.objects.in_use().filter(source_measurement_set__group=solved)
+    table = tables.order_by("-id").first()
+    if table is None:
+        return 0
+    tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+    of_group, of_set = (
+        Q(
+            **{
+                f"{path}observed_at__range": (table.valid_from, table.valid_until),
+                f"{path}pointing_dec_deg__range": (table.dec_deg - tolerance, table.dec_deg + tolerance),
+            }
+        )
+        for path in ("group__", "measurement_set__")
+    )
+    return transitions.release_calibrated(Item.objects.filter(of_group | of_set))
+
+
+def _record_done_before(held: Claim, stage: Stage, job: Job) -> None:
+    outputs = evidence.read(stage.outputs(job))
+    with transaction.atomic():
+        transitions.finish(held, evidence={"inputs": [], "outputs": outputs, "was_done_before": True})
+        transitions.count_finished(held)
+
+
+def _do(held: Claim, stage: Stage, job: Job) -> None:
+    began_cpu_s = _cpu_s()
+    inputs = evidence.read(stage.inputs(job))
+    Attempt.objects.filter(pk=held.attempt_id).update(input_bytes=evidence.total_bytes(inputs))
+    with workspace(work_owner(held)) as folder:
+        since_ns = folder.stat().st_mtime_ns
+        record = stage.work(job, folder)
+        job.progress(0.95)
+        make_durable(folder)
+        if job.tile is not None:
+            note(folder, products_of(job.tile))
+        try:
+            with transaction.atomic():
+                transitions.finish(held)
+                record()
+                rows = list(stage.outputs(job))
+                outputs = evidence.made(rows, since_ns=since_ns)
+                Attempt.objects.filter(pk=held.attempt_id).update(
+                    evidence={"inputs": inputs, "outputs": outputs},
+                    engine=getattr(rows[0], "engine", ""),
+                    versions=getattr(rows[0], "versions", {}),
+                    cpu_s=_cpu_s() - began_cpu_s,
+                )
+                transitions.count_finished(held)
+        finally:
+            remove_unnamed(folder)
+
+
+def _cpu_s() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
