@@ -298,19 +298,24 @@ class _Child:
         return time.monotonic() - self._began
 
     def events(self, timeout_s: float) -> Iterable[dict[str, Any]]:
-        """What it answered within the time; its log is written on the way. Raises ChildDied."""
+        """What it answered within the time, or until it answered that it ended; its log is written on the way.
+
+        Raises ChildDied.
+        """
         found: list[dict[str, Any]] = []
-        for key, _ in self._selector.select(timeout_s):
-            data = os.read(key.fd, 1 << 16)
-            if key.fileobj is self._output:
-                self._write_log(data)
-                if not data:
-                    self._selector.unregister(key.fileobj)
-            elif not data:
-                raise ChildDied
-            else:
-                *lines, self._partial = (self._partial + data).split(b"\n")
-                found += [json.loads(line) for line in lines]
+        until = time.monotonic() + timeout_s
+        while (left_s := until - time.monotonic()) > 0 and not any(event["event"] == "ended" for event in found):
+            for key, _ in self._selector.select(left_s):
+                data = os.read(key.fd, 1 << 16)
+                if key.fileobj is self._output:
+                    self._write_log(data)
+                    if not data:
+                        self._selector.unregister(key.fileobj)
+                elif not data:
+                    raise ChildDied
+                else:
+                    *lines, self._partial = (self._partial + data).split(b"\n")
+                    found += [json.loads(line) for line in lines]
         return found
 
     def weigh(self) -> None:
@@ -352,7 +357,9 @@ class _Child:
         self._log.flush()
 
     def kill(self) -> int:
-        """The whole group: asked, then made to. Returns how the child ended."""
+        """The whole group: asked, then made to. Returns how the child ended; may be called again."""
+        if self.exit_code is not None:
+            return self.exit_code
         group = self._process.pid
         for number, grace_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, TERM_GRACE_S)):
             with contextlib.suppress(ProcessLookupError):

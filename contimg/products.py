@@ -83,21 +83,27 @@ def workspace(owner: str = "") -> Iterator[Path]:
 
 def this_process() -> str:
     """Tells this process from every other, also on other machines and after its number was given to another."""
-    process = psutil.Process()
-    return f"{socket.gethostname()}.{process.pid}.{process.create_time():.0f}"
+    return f"{socket.gethostname()}.{os.getpid()}.{_begun(os.getpid())}"
 
 
 def is_gone(process: str) -> bool:
     """Whether the process of that name has ended. One on another machine is not known to have."""
-    host, _, rest = process.rpartition(".")
-    host, _, pid = host.rpartition(".")
+    host, pid, begun = process.rsplit(".", 2)
     if host != socket.gethostname():
         return False
     try:
-        found = psutil.Process(int(pid))
-        return f"{found.create_time():.0f}" != rest or found.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return _begun(int(pid)) != begun or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _begun(pid: int) -> str:
+    """When a process began, by a clock that nobody sets: ticks since the machine's boot, and which boot that was.
+
+    psutil's `create_time` is reckoned from the wall clock and changes when that is set.
+    """
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # field 22 of proc_pid_stat(5)
+    return f"{ticks}_{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}"
 
 
 def work_folders(owner: str = "*") -> list[Path]:

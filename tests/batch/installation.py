@@ -1,0 +1,205 @@
+"""An installation of a test's own: a database, products and logs that real processes share with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from django.conf import settings as django_settings
+from django.core.management import call_command
+from django.db import connections
+
+from tests.batch import trivial
+
+PROJECT = Path(__file__).resolve().parents[2]
+POSTGRES = os.environ.get("CONTIMG_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/postgres")
+RABBITMQ = os.environ.get("CONTIMG_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//")
+REDIS = os.environ.get("CONTIMG_TEST_REDIS", "redis://127.0.0.1:6379/0")
+DATABASES = ("sqlite", "postgres")
+
+
+def skip_or_fail(reason: str) -> None:
+    """A missing service is loud; in CI it is a failure."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+class Installation:
+    """The ORM of the test process and every process begun by `start` use the same database and folders."""
+
+    def __init__(self, folder: Path, database_url: str, **environment: object) -> None:
+        self.folder = folder
+        self.database_url = database_url
+        self.environment = {
+            **os.environ,
+            "CONTIMG_VAR_DIR": str(folder),
+            "CONTIMG_PRODUCTS_ROOT": str(folder / "products"),
+            "CONTIMG_LOG_DIR": str(folder / "logs"),
+            "CONTIMG_SECRET_KEY": "of a test",
+            "DATABASE_URL": database_url,
+            "PYTHONWARNINGS": "ignore",
+            **{name: str(value) for name, value in environment.items()},
+        }
+        self._started: list[subprocess.Popen] = []
+
+    def start(self, *arguments: str, log: str = "log") -> subprocess.Popen:
+        """`manage.py` with these arguments, leading a process group of its own; what it says is added to a file."""
+        with (self.folder / log).open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", *arguments], cwd=PROJECT, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def said(self, log: str = "log") -> str:
+        return (self.folder / log).read_text()
+
+    def kill_all(self) -> None:
+        """Everything that was started here, and what that started."""
+        for process in self._started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def processes(self) -> list[psutil.Process]:
+        """All processes that work for this installation, the test's own left out."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.pid != os.getpid() and process.environ().get("CONTIMG_VAR_DIR") == str(self.folder):
+                    found.append(process)
+        return found
+
+
+def until(true: Callable[[], Any], *, within_s: float = 30.0, every_s: float = 0.05) -> Any:
+    """What `true` answers when it is true; an assertion when it is not in time."""
+    end = time.monotonic() + within_s
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not become so in time"
+        time.sleep(every_s)
+    return found
+
+
+def _postgres(name: str) -> str:
+    return f"{POSTGRES.rpartition('/')[0]}/{name}"
+
+
+def _run_sql(statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(
+        POSTGRES.replace("postgres://", "postgresql://"), autocommit=True, connect_timeout=3
+    ) as server:
+        server.execute(statement)
+
+
+@contextlib.contextmanager
+def _pointed_at(database: Mapping[str, Any]) -> Iterator[None]:
+    """The test process's default database, for all its threads, is this one meanwhile."""
+    before, connection = connections.settings["default"], connections["default"]
+    connections.settings["default"] = {**connections.configure_settings({"default": dict(database)})["default"]}
+    connections["default"] = connections.create_connection("default")
+    try:
+        yield
+    finally:
+        connections["default"].close()
+        if hasattr(connections["default"], "close_pool"):
+            connections["default"].close_pool()
+        connections.settings["default"], connections["default"] = before, connection
+
+
+def _described(url: str) -> dict[str, Any]:
+    """As the settings describe a database at this address."""
+    script = "import json; from contimg.settings import DATABASES; print(json.dumps(DATABASES['default'], default=str))"
+    said = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "DATABASE_URL": url}, cwd=PROJECT, capture_output=True,
+        check=True, text=True,
+    )  # fmt: skip
+    return json.loads(said.stdout)
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], str]]:
+    """The address of a migrated database of an engine, which is copied for each test."""
+    made: dict[str, str] = {}
+    name = f"contimg_template_{uuid.uuid4().hex[:8]}"
+
+    def of(engine: str) -> str:
+        if engine not in made:
+            if engine == "postgres":
+                try:
+                    _run_sql(f"CREATE DATABASE {name}")
+                except Exception as error:  # noqa: BLE001 - whatever the driver says, there is no server to test on
+                    skip_or_fail(f"SKIPPED: no PostgreSQL server answers ({error}).")
+                url = _postgres(name)
+            else:
+                url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'template.sqlite3'}"
+            with django_db_blocker.unblock(), _pointed_at(_described(url)):
+                call_command("migrate", verbosity=0)
+            made[engine] = url
+        return made[engine]
+
+    yield of
+    if "postgres" in made:
+        _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> Iterator[Callable[..., Installation]]:
+    """Makes the installation: `install("sqlite", CONTIMG_LEASE_S=5)`. Its processes die with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(engine: str, *, stages: str = trivial.PATH, **environment: object) -> Installation:
+            template = templates(engine)
+            folder = tmp_path / "installation"
+            (folder / "products").mkdir(parents=True)
+            if engine == "postgres":
+                name = f"contimg_{uuid.uuid4().hex[:8]}"
+                _run_sql(f"CREATE DATABASE {name} TEMPLATE {template.rpartition('/')[2]}")
+                stack.callback(_run_sql, f"DROP DATABASE {name} WITH (FORCE)")
+                url = _postgres(name)
+            else:
+                url = f"sqlite:///{folder / 'contimg.sqlite3'}"
+                shutil.copy(template.removeprefix("sqlite:///"), folder / "contimg.sqlite3")
+            if stages == trivial.PATH:
+                environment["DJANGO_SETTINGS_MODULE"] = "tests.batch.trivial_settings"
+            else:
+                environment["DJANGO_SETTINGS_MODULE"] = "contimg.settings"
+            installation = Installation(folder, url, **environment)
+            for variable, value in installation.environment.items():
+                monkeypatch.setenv(variable, value)  # the children of executors in this process
+                if hasattr(django_settings, variable) and variable in environment:
+                    setattr(settings, variable, type(getattr(django_settings, variable))(environment[variable]))
+            settings.CONTIMG_STAGES = stages
+            settings.CONTIMG_PRODUCTS_ROOT, settings.CONTIMG_LOG_DIR = folder / "products", folder / "logs"
+            stack.enter_context(django_db_blocker.unblock())
+            stack.enter_context(_pointed_at(_described(url)))
+            stack.callback(installation.kill_all)
+            return installation
+
+        yield make
+
+
+@pytest.fixture(params=DATABASES)
+def engine(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def installation(install, engine) -> Installation:
+    return install(engine)

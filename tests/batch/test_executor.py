@@ -1,0 +1,314 @@
+"""What a stage may do to its worker, with real child processes on a database that they share."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import psutil
+import pytest
+from django.db import connection
+
+from batch import transitions
+from batch.executor import LOG_LIMIT_BYTES, Executor, log_path_of
+from batch.models import Attempt, Item, State
+from batch.services import cancel_batch, create_batch, retry_item
+from batch.sweeper import Sweeper
+from batch.transitions import LeaseLost
+from contimg.products import products_root, work_folders
+from observations.models import SubbandGroup
+from tests.batch import trivial
+from tests.batch.installation import until
+from tests.batch.trivial import behave, runs
+from tests.factories import SubbandGroupFactory
+
+pytest_plugins = ["tests.batch.installation"]
+pytestmark = pytest.mark.usefixtures("installation")
+
+
+@pytest.fixture
+def executor():
+    executor = Executor()
+    yield executor
+    executor.close()
+
+
+def asked(n: int = 1, stage: str = "convert") -> list[Item]:
+    tiles = [SubbandGroupFactory(size_bytes=0) for _ in range(n)]
+    batch = create_batch(stage=stage, subjects=[("subband_group", tile.pk) for tile in tiles]).batch
+    return list(batch.items.order_by("id").select_related("group", "batch"))
+
+
+def run_all(executor: Executor) -> None:
+    while not executor.is_stopping and executor.run_next():
+        pass
+
+
+def newest(item: Item) -> Attempt:
+    return Attempt.objects.filter(item=item).latest("number")
+
+
+def recorded(item: Item) -> int:
+    """How often the item's result was written."""
+    return SubbandGroup.objects.get(pk=item.group_id).size_bytes
+
+
+class Background:
+    """An executor at work in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.executor = Executor()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            run_all(self.executor)
+        finally:
+            self.executor.close()
+            connection.close()
+
+    def join(self, within_s: float = 30) -> None:
+        self._thread.join(within_s)
+        assert not self._thread.is_alive()
+
+
+def test_items_are_done_once_in_one_warm_process_with_their_evidence(executor):
+    items = asked(3)
+    run_all(executor)
+    assert [recorded(item) for item in items] == [1, 1, 1]
+    assert len({pid for _, pid in runs()}) == 1
+    for item in items:
+        item.refresh_from_db()
+        attempt = newest(item)
+        assert (item.state, item.progress, attempt.outcome, attempt.exit_code) == ("done", 1.0, "done", 0)
+        assert attempt.duration_s > 0
+        assert attempt.cpu_s is not None
+        assert "stage_done" in log_path_of(attempt).read_text()
+    assert work_folders() == []
+
+
+def test_bad_data_fail_once_and_the_next_item_runs(executor):
+    bad, good = asked(2)
+    behave(bad.group, "fail")
+    run_all(executor)
+    bad.refresh_from_db()
+    assert (bad.state, bad.error_code, bad.attempt) == ("failed", "engine_failed", 1)
+    assert recorded(good) == 1
+
+
+def test_what_may_pass_is_tried_again_after_a_pause_that_doubles_and_then_quarantined(executor, settings):
+    settings.CONTIMG_MAX_TRIES = 3
+    (item,) = asked()
+    behave(item.group, "unavailable")
+    waits = []
+    for _ in range(3):
+        Item.objects.update(not_before=None)
+        assert executor.run_next()
+        item.refresh_from_db()
+        waits.append(item.not_before and round((item.not_before - item.changed_at).total_seconds()))
+    assert waits[:2] == [10, 20]
+    assert (item.state, item.error_code) == ("quarantined", "engine_unavailable")
+    assert [attempt.outcome for attempt in item.attempts.order_by("number")] == ["failed"] * 3
+    behave(item.group, "sleep 0")
+    retry_item(item=item)
+    run_all(executor)
+    assert recorded(item) == 1
+
+
+@pytest.mark.parametrize(("how", "ending"), [("die", "SIGKILL"), ("exit", "exit status 0")])
+def test_a_process_that_ends_without_an_answer_is_no_success_and_twice_quarantines(executor, how, ending):
+    item, after = asked(2)
+    behave(item.group, how)
+    for _ in range(2):
+        Item.objects.update(not_before=None)
+        run_all(executor)
+    item.refresh_from_db()
+    assert (item.state, item.error_code) == ("quarantined", "process_died")
+    assert ending in item.error_detail
+    assert [attempt.outcome for attempt in item.attempts.all()] == ["lost", "lost"]
+    assert newest(item).signal == ("SIGKILL" if how == "die" else "")
+    assert (recorded(item), recorded(after)) == (0, 1)
+    assert work_folders() == []
+
+
+def test_killed_in_the_middle_of_its_record_nothing_of_it_is_there(executor):
+    (item,) = asked()
+    behave(item.group, "die_recording")
+    assert executor.run_next()
+    item.refresh_from_db()
+    assert (item.state, recorded(item)) == ("ready", 0)
+    behave(item.group, "sleep 0")
+    Item.objects.update(not_before=None)
+    run_all(executor)
+    assert recorded(item) == 1
+
+
+def test_a_stage_that_hangs_is_stopped_at_its_limit_with_all_it_started(executor, installation):
+    (item,) = asked()
+    behave(item.group, "hang")
+    began = time.monotonic()
+    run_all(executor)
+    assert time.monotonic() - began < trivial.TIME_LIMIT_S + 10
+    item.refresh_from_db()
+    assert (item.state, item.error_code) == ("failed", "time_limit")
+    assert installation.processes() == []
+    assert work_folders() == []
+
+
+def test_a_stage_that_eats_memory_is_stopped_at_its_limit(executor, installation):
+    (item,) = asked()
+    behave(item.group, "eat")
+    run_all(executor)
+    item.refresh_from_db()
+    assert (item.state, item.error_code) == ("failed", "memory_limit")
+    assert trivial.MEMORY_LIMIT_BYTES < newest(item).peak_memory_bytes < 4 * trivial.MEMORY_LIMIT_BYTES
+    assert installation.processes() == []
+
+
+def test_a_hundred_megabytes_of_log_are_cut_and_do_no_harm(executor):
+    (item,) = asked()
+    behave(item.group, "shout")
+    run_all(executor)
+    item.refresh_from_db()
+    assert item.state == "done"
+    log = log_path_of(newest(item))
+    assert LOG_LIMIT_BYTES <= log.stat().st_size < LOG_LIMIT_BYTES + 1000
+    assert log.read_bytes().endswith(b"[the log is cut here: it reached its limit]\n")
+
+
+def test_cancelled_while_it_runs_its_processes_are_gone_within_five_seconds(installation):
+    (item,) = asked()
+    behave(item.group, "hang")
+    worker = Background()
+    until(runs)
+    until(lambda: len(installation.processes()) == 2)
+    cancel_batch(batch=item.batch)
+    until(lambda: installation.processes() == [], within_s=5)
+    worker.join()
+    item.refresh_from_db()
+    assert (item.state, newest(item).outcome) == ("cancelled", "cancelled")
+    assert work_folders() == []
+    (again,) = create_batch(stage="convert", subjects=[("subband_group", item.group_id)]).batch.items.all()
+    behave(item.group, "sleep 0")
+    after = Background()
+    after.join()
+    again.refresh_from_db()
+    assert again.state == "done"
+
+
+def test_cancelled_before_it_ran_it_never_runs_and_its_retry_does(executor):
+    chained = asked(stage="process")
+    cancel_batch(batch=chained[0].batch)
+    assert not executor.run_next()
+    assert {item.state for item in Item.objects.all()} == {State.CANCELLED}
+    retry_item(item=chained[0])
+    assert [item.state for item in Item.objects.order_by("id")] == ["ready"] + ["waiting"] * 5
+    run_all(executor)
+    assert {item.state for item in Item.objects.all()} == {State.DONE}
+
+
+def test_a_worker_told_to_stop_hands_back_what_does_not_end_in_time():
+    (item,) = asked()
+    behave(item.group, "sleep 3")
+    worker = Background()
+    until(runs)
+    worker.executor.stop(within_s=0.2)
+    worker.join(10)
+    item.refresh_from_db()
+    assert (item.state, newest(item).outcome, recorded(item)) == ("ready", "returned", 0)
+    behave(item.group, "sleep 0")
+    after = Background()
+    after.join()
+    assert recorded(item) == 1
+
+
+def test_a_worker_told_to_stop_finishes_what_ends_in_time():
+    (item,) = asked()
+    behave(item.group, "sleep 1")
+    worker = Background()
+    until(runs)
+    worker.executor.stop(within_s=20)
+    worker.join(20)
+    assert recorded(item) == 1
+
+
+def test_without_room_on_the_disk_an_item_waits_and_says_how_much_it_needs(executor):
+    poor, rich = asked(2)
+    behave(poor.group, f"needs {10**15}")
+    run_all(executor)
+    poor.refresh_from_db()
+    assert (poor.state, poor.error_code) == ("ready", "waiting_for_disk")
+    assert "needs 1000000.0 GB" in poor.error_detail
+    assert poor.not_before is not None
+    assert recorded(rich) == 1
+
+
+def test_a_worker_whose_item_was_taken_writes_nothing(executor):
+    """As after a freeze past the lease: the sweeper has given the item to another, who has done it."""
+    (item,) = asked()
+    held = transitions.claim(worker="elsewhere.1.2", host="elsewhere")
+    Item.objects.update(lease_until="2026-01-01T00:00:00Z")
+    transitions.lost(held, detail="gone")
+    run_all(executor)
+    assert recorded(item) == 1
+    for write in (
+        lambda: transitions.finish(held),
+        lambda: transitions.fail(held, code="x", detail="y"),
+        lambda: transitions.renew(held, progress=0.5),
+        lambda: transitions.cancelled(held),
+        lambda: transitions.hand_back(held, code="", detail=""),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    item.refresh_from_db()
+    assert (item.state, item.attempt) == ("done", 2)
+
+
+def test_frozen_past_its_lease_and_thawed_it_writes_nothing(installation, settings):
+    settings.CONTIMG_LEASE_S, settings.CONTIMG_SWEEP_S = 3, 1
+    (item,) = asked()
+    behave(item.group, "sleep 2")
+    worker = Background()
+    until(runs)
+    (child,) = installation.processes()
+    # The thread of the worker lives on, so the lease is taken as a sweeper elsewhere would.
+    child.suspend()
+    held = transitions.Claim(item.pk, 1, item.batch_id, "convert", newest(item).pk)
+    transitions.lost(held, detail="frozen")
+    Item.objects.filter(pk=item.pk).update(not_before="2100-01-01T00:00:00Z")
+    with_child_gone = until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, within_s=10)
+    assert with_child_gone
+    worker.join()
+    item.refresh_from_db()
+    assert (item.state, recorded(item)) == ("ready", 0)
+
+
+def test_the_lost_are_found_by_process_by_lease_and_by_a_clock_that_nobody_sets(settings):
+    settings.CONTIMG_LEASE_S, settings.CONTIMG_SWEEP_S = 2, 0.5
+    (item,) = asked()
+    held = transitions.claim(worker="elsewhere.1.2", host="elsewhere")
+    assert held is not None
+    sweeper = Sweeper()
+    Item.objects.update(lease_until="2100-01-01T00:00:00Z")  # a wall clock that was set back meanwhile
+    assert sweeper.sweep() == 0
+    time.sleep(2.1)
+    assert sweeper.sweep() == 1
+    item.refresh_from_db()
+    assert (item.state, item.error_code, newest(item).outcome) == ("ready", "worker_lost", "lost")
+
+
+def test_a_clock_that_jumps_ahead_takes_no_work_from_the_living(settings):
+    (item,) = asked()
+    held = transitions.claim(worker="elsewhere.1.2", host="elsewhere")
+    sweeper = Sweeper()
+    Item.objects.update(lease_until="2000-01-01T00:00:00Z")  # to a clock that jumped ahead, every lease is over
+    assert sweeper.sweep() == 0
+    transitions.renew(held, progress=0.1)
+    assert sweeper.sweep() == 0
+    item.refresh_from_db()
+    assert item.state == "running"
+
+
+def test_products_lie_where_the_installation_says(installation):
+    assert products_root() == installation.folder / "products"

@@ -1,0 +1,135 @@
+"""Stages of one chain that do nothing unless told: what a tile is to suffer is written beside the products.
+
+`behave(tile, "hang")` is read by whichever process runs the tile's item. Each run adds a line to the file `ran`, and
+each record adds one to the tile's `size_bytes`, so that a test sees how often it was tried and how often it
+counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from django.db.models import F
+
+from batch.stages import GB, Job, Stage
+from contimg.exceptions import EngineFailed, EngineUnavailable
+from contimg.products import products_root
+from observations.models import SubbandGroup
+
+PATH = "tests.batch.trivial.STAGES"
+MEMORY_LIMIT_BYTES = GB // 2
+TIME_LIMIT_S = 4.0
+
+
+def behave(tile: SubbandGroup, how: str) -> None:
+    path = _orders(tile)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(how)
+
+
+def runs() -> list[tuple[int, int]]:
+    """(tile, pid) of each time that `work` began."""
+    with contextlib.suppress(FileNotFoundError):
+        return [tuple(map(int, line.split())) for line in (_beside() / "ran").read_text().splitlines()]
+    return []
+
+
+def _beside() -> Path:
+    return products_root().parent
+
+
+def _orders(tile: SubbandGroup) -> Path:
+    return _beside() / "orders" / str(tile.pk)
+
+
+def _work(job: Job, folder: Path):
+    tile = job.the_tile
+    with open(_beside() / "ran", "a") as file:
+        file.write(f"{tile.pk} {os.getpid()}\n")
+    with contextlib.suppress(FileNotFoundError):
+        how, _, what = _orders(tile).read_text().partition(" ")
+        BEHAVIOURS[how](job, folder, what)
+
+    def record() -> None:
+        SubbandGroup.objects.filter(pk=tile.pk).update(size_bytes=F("size_bytes") + 1)
+        with contextlib.suppress(FileNotFoundError):
+            if _orders(tile).read_text() == "die_recording":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return record
+
+
+def _hang(job: Job, folder: Path, what: str) -> None:
+    """With a process of its own that does not heed TERM, as an engine may have."""
+    (folder / "partial").write_bytes(bytes(1000))
+    ignoring = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", ignoring])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(600)
+
+
+def _sleep(job: Job, folder: Path, what: str) -> None:
+    for tenth in range(10):
+        time.sleep(float(what) / 10)
+        job.progress(tenth / 10)
+
+
+def _eat(job: Job, folder: Path, what: str) -> None:
+    eaten = []
+    while True:
+        eaten.append(b"x" * 50_000_000)
+        time.sleep(0.05)
+
+
+def _shout(job: Job, folder: Path, what: str) -> None:
+    line = "an engine says the same again and again\n" * 1000
+    for _ in range(2600):  # 104 MB
+        sys.stdout.write(line)
+
+
+def _die(job: Job, folder: Path, what: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit(job: Job, folder: Path, what: str) -> None:
+    os._exit(0)
+
+
+def _fail(job: Job, folder: Path, what: str) -> None:
+    raise EngineFailed("The data are bad.")
+
+
+def _unavailable(job: Job, folder: Path, what: str) -> None:
+    raise EngineUnavailable("The engine is not there.")
+
+
+BEHAVIOURS = {
+    "hang": _hang, "sleep": _sleep, "eat": _eat, "shout": _shout, "die": _die, "exit": _exit, "fail": _fail,
+    "unavailable": _unavailable, "die_recording": lambda job, folder, what: None,
+}  # fmt: skip
+
+
+def _disk_bytes(job: Job) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        how, _, what = _orders(job.the_tile).read_text().partition(" ")
+        return int(what) if how == "needs" else 0
+    return 0
+
+
+BEHAVIOURS["needs"] = lambda job, folder, what: None
+
+
+STAGES = tuple(
+    Stage(
+        name, ("subband_group",), (), lambda job: False, _work, lambda job: [], lambda job: [job.the_tile], _disk_bytes,
+        time_limit_s=TIME_LIMIT_S, memory_limit_bytes=MEMORY_LIMIT_BYTES,
+    )
+    for name in ("convert", "calibrate", "apply", "image", "assess", "photometry")
+)  # fmt: skip
