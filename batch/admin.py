@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from batch.executor import log_path_of
+from batch.logs import read_log
 from batch.models import Attempt, Batch, Item, Pause, Worker
 from batch.services import (
     MAX_PRIORITY,
@@ -144,12 +144,8 @@ class AttemptAdmin(FactsAdmin):
 
     @admin.display(description="end of the log")
     def log(self, attempt: Attempt) -> SafeString | str:
-        path = log_path_of(attempt)
-        if path is None:
-            return EMPTY
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-            return format_html('<pre class="facts">{}</pre>', file.read().decode(errors="replace"))
+        text = read_log(attempt=attempt, most_bytes=LOG_TAIL_BYTES).text
+        return format_html('<pre class="facts">{}</pre>', text) if text else EMPTY
 
 
 @admin.register(Pause)

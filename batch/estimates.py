@@ -1,4 +1,7 @@
-"""How long open work will take, from the medians of what the same stage took for tiles of about the same size."""
+"""How long open work will take, from the medians of what the same stage took for tiles of about the same size.
+
+A batch's work is reckoned from its stored counts, so that 100 000 items cost what ten do.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,27 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from statistics import median
 
-from django.db.models import Avg, Count, F, Sum
+from django.db.models import F
 from django.db.models.functions import Coalesce
 
-from batch.models import Attempt, Batch, Item, Worker
-from batch.querysets import ItemQuerySet
+from batch.models import Attempt, Batch, StageName, Worker
+from batch.stages import CHAIN
+from batch.transitions import CALIBRATING
 
 RECENT = 200
 SAME_SIZE = 2.0  # tiles whose raw bytes differ by no more than this factor are compared
 ENOUGH = 3  # attempts of the same size; with fewer all sizes are taken
-
-
-def _raw_bytes(path: str = "") -> Coalesce:
-    """The size of the tile's raw files, by whatever the item is about."""
-    return Coalesce(
-        f"{path}group__size_bytes",
-        f"{path}measurement_set__group__size_bytes",
-        f"{path}image__measurement_set__group__size_bytes",
-    )
+RAW_BYTES = Coalesce(
+    "item__group__size_bytes",
+    "item__measurement_set__group__size_bytes",
+    "item__image__measurement_set__group__size_bytes",
+)
 
 
 class Estimates:
     """One answer's estimates: what it has looked up once it does not look up again.
 
-    At most one query a stage, whatever the number of batches and items.
+    At most one query a stage and one for the workers, whatever the number of batches and items.
     """
 
     def __init__(self) -> None:
@@ -40,34 +40,37 @@ class Estimates:
 
         0 for a batch that has ended.
         """
-        items = Item.objects.filter(batch__in=[batch.pk for batch in batches if batch.n_open])
-        n_processes = max(1, Worker.objects.n_processes())
-        work_s = self._work_s(items, "batch_id")
+        opened = [batch for batch in batches if batch.n_open]
+        n_processes = max(1, Worker.objects.n_processes()) if opened else 1
+        eta = {batch.pk: 0.0 for batch in batches} | {batch.pk: self.work_s(batch) for batch in opened}
+        for batch in opened:
+            seconds = eta[batch.pk]
+            if seconds is not None:
+                eta[batch.pk] = seconds / min(n_processes, batch.n_open)
+        return eta
 
-        def of(batch: Batch) -> float | None:
-            seconds = work_s.get(batch.pk, 0.0)
-            return None if seconds is None else seconds / min(n_processes, max(1, batch.n_open))
+    def work_s(self, batch: Batch) -> float | None:
+        """Seconds that one process needs for what is open of it; None when nothing is known of one of its stages.
 
-        return {batch.pk: of(batch) for batch in batches}
-
-    def work_s(self, items: ItemQuerySet) -> float | None:
-        """Seconds that one process needs for the open ones of these items; None when nothing is known of a stage."""
-        known = self._work_s(items, "state").values()
-        return None if None in known else sum(seconds or 0.0 for seconds in known)
-
-    def _work_s(self, items: ItemQuerySet, by: str) -> dict[object, float | None]:
-        rows = (
-            items.unended()
-            .order_by()
-            .values(by, "stage")
-            .annotate(n=Count("pk"), begun=Coalesce(Sum("progress"), 0.0), raw_bytes=Avg(_raw_bytes()))
-        )
-        total: dict[object, float | None] = {}
-        for row in rows:
-            typical_s, so_far = self._typical_s(row["stage"], row["raw_bytes"]), total.get(row[by], 0.0)
-            unknown = typical_s is None or so_far is None
-            total[row[by]] = None if unknown else so_far + typical_s * (row["n"] - row["begun"])
-        return total
+        The tiles of a chain are all converted and calibrated before the first goes on (`transitions.release`), so the
+        items that have ended are taken to be of those stages first.
+        """
+        links = CHAIN if batch.stage == StageName.PROCESS else (batch.stage,)
+        n_subjects, n_ended = batch.n_total / len(links), float(batch.n_total - batch.n_open)
+        left_s, together_s, n_together = 0.0, 0.0, 0
+        for stage in links:
+            typical_s = self._typical_s(stage, batch.raw_bytes)
+            if typical_s is None:
+                return None
+            if stage in CALIBRATING:
+                n_of_stage = min(n_ended, n_subjects)
+                n_ended -= n_of_stage
+                left_s += (n_subjects - n_of_stage) * typical_s
+            else:
+                together_s, n_together = together_s + typical_s, n_together + 1
+        if n_together:
+            left_s += (n_subjects - n_ended / n_together) * together_s
+        return left_s
 
     def _typical_s(self, stage: str, raw_bytes: float | None) -> float | None:
         recent = self._recent(stage)
@@ -80,5 +83,4 @@ class Estimates:
         return median(chosen) if chosen else None
 
     def _read_recent(self, stage: str) -> Sequence[tuple[int | None, float]]:
-        rows = Attempt.objects.recent_of(stage, RECENT)
-        return list(rows.values_list(_raw_bytes("item__"), F("duration_s")))
+        return list(Attempt.objects.recent_of(stage, RECENT).values_list(RAW_BYTES, F("duration_s")))

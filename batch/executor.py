@@ -26,12 +26,13 @@ from django.db import DatabaseError, close_old_connections
 from django.db.models import Sum
 
 from batch import transitions
+from batch.logs import log_folder
 from batch.models import Attempt, Batch, Item
 from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
 from calibration.services import WaitingForCalibration
-from contimg.products import inside, products_root, this_process, work_folders
+from contimg.products import products_root, this_process, work_folders
 
 log = structlog.get_logger(__name__)
 
@@ -237,16 +238,6 @@ def record_ending(held: Claim, ended: dict[str, Any]) -> None:
         transitions.fail(held, code=code, detail=detail)
     else:
         transitions.try_again(held, code=code, detail=detail, outcome=Attempt.Outcome.FAILED)
-
-
-def log_folder() -> Path:
-    return Path(settings.CONTIMG_LOG_DIR)
-
-
-def log_path_of(attempt: Attempt) -> Path | None:
-    """The log of an attempt, if it wrote one that is still there."""
-    path = inside(log_folder(), attempt.log_path) if attempt.log_path else None
-    return path if path and path.is_file() else None
 
 
 class _Child:

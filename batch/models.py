@@ -14,7 +14,7 @@ from observations.models import MeasurementSet, SubbandGroup
 
 
 class State(models.TextChoices):
-    """Of an item. A batch has the same words, without `waiting` and `quarantined`."""
+    """Of an item."""
 
     WAITING = "waiting"
     READY = "ready"
@@ -23,6 +23,14 @@ class State(models.TextChoices):
     FAILED = "failed"
     CANCELLED = "cancelled"
     QUARANTINED = "quarantined"
+
+
+class BatchState(models.TextChoices):
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 OPEN = (State.WAITING, State.READY, State.RUNNING)
@@ -70,6 +78,7 @@ class Batch(models.Model):
     n_cancelled = models.PositiveIntegerField(default=0)
     n_quarantined = models.PositiveIntegerField(default=0)
     n_total = models.PositiveIntegerField()
+    raw_bytes = models.FloatField(null=True, help_text="Mean size of the raw files of a subject's tile.")
     state = models.GeneratedField(
         expression=Case(
             When(Q(n_waiting__gt=0) | Q(n_ready__gt=0) | Q(n_running__gt=0), then=Case(

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Self
 
 from django.db import models
-from django.db.models import Exists, OuterRef, Prefetch, Q, Sum
+from django.db.models import Exists, ExpressionWrapper, OuterRef, Prefetch, Q, Sum
 from django.db.models.functions import Now
 
 from contimg.querysets import related
 
-SEEN_WITHIN = timedelta(seconds=60)
+ALIVE = Q(stopped_at=None, seen_at__gte=Now() - timedelta(seconds=60))
 
 
 class BatchQuerySet(models.QuerySet):
@@ -75,8 +75,11 @@ class AttemptQuerySet(models.QuerySet):
 
 class WorkerQuerySet(models.QuerySet):
     def alive(self) -> Self:
-        return self.filter(stopped_at=None, seen_at__gte=Now() - SEEN_WITHIN)
+        return self.filter(ALIVE)
 
     def n_processes(self) -> int:
         """How many worker processes there are now, on all machines."""
         return self.alive().aggregate(total=Sum("n_processes"))["total"] or 0
+
+    def for_listing(self) -> Self:
+        return self.annotate(is_alive=ExpressionWrapper(ALIVE, output_field=models.BooleanField()))

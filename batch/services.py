@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from django.contrib.auth.models import User
@@ -89,6 +90,7 @@ class SubjectKind:
     rows: QuerySet
     filters: type[FilterSet]
     tile: str  # the way to its tile
+    raw_bytes: str  # the way to the size of its tile's raw files
 
     def locks(self, row: Mapping[str, Any], kind: str) -> str:
         tile = row[self.tile]
@@ -96,18 +98,23 @@ class SubjectKind:
 
 
 SUBJECT_KINDS = {
-    "subband_group": SubjectKind(SubbandGroup.objects.all(), SubbandGroupFilter, "pk"),
-    "measurement_set": SubjectKind(MeasurementSet.objects.current(), MeasurementSetFilter, "group"),
-    "image": SubjectKind(Image.objects.all(), ImageFilter, "measurement_set__group"),
+    "subband_group": SubjectKind(SubbandGroup.objects.all(), SubbandGroupFilter, "pk", "size_bytes"),
+    "measurement_set": SubjectKind(
+        MeasurementSet.objects.current(), MeasurementSetFilter, "group", "group__size_bytes"
+    ),
+    "image": SubjectKind(
+        Image.objects.all(), ImageFilter, "measurement_set__group", "measurement_set__group__size_bytes"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Subjects:
-    """Those of one kind: their keys in order, and what each locks."""
+    """Those of one kind: their keys in order, what each locks, and the size of its tile's raw files where known."""
 
     kind: str
     locks: dict[int, str]
+    raw_bytes: list[int]
 
 
 @dataclass(frozen=True)
@@ -199,11 +206,11 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
         by_kind.setdefault(kind, []).append(pk)
     found = []
     for kind, keys in by_kind.items():
-        locks = _locks(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=keys))
-        missing = sorted(set(keys) - set(locks))
+        some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=keys))
+        missing = sorted(set(keys) - set(some.locks))
         if missing:
             raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
-        found.append(Subjects(kind, {pk: locks[pk] for pk in keys}))
+        found.append(Subjects(kind, {pk: some.locks[pk] for pk in keys}, some.raw_bytes))
     return found
 
 
@@ -222,7 +229,7 @@ def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
     if not filterset.is_valid():
         name, reasons = next(iter(filterset.errors.items()))
         raise InvalidQuery(f"{name}: {reasons[0]}")
-    return Subjects(kind, _locks(kind, filterset.qs))
+    return _subjects(kind, filterset.qs)
 
 
 def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:
@@ -230,10 +237,11 @@ def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:
         raise WrongSubjectKind(f"This stage works on {' or '.join(kinds)}, not on {kind!r}.")
 
 
-def _locks(kind: str, rows: QuerySet) -> dict[int, str]:
+def _subjects(kind: str, rows: QuerySet) -> Subjects:
     described = SUBJECT_KINDS[kind]
-    values = rows.order_by("pk").values("pk", described.tile)[: MOST_ITEMS + 1]
-    return {row["pk"]: described.locks(row, kind) for row in values}
+    found = list(rows.order_by("pk").values("pk", described.tile, described.raw_bytes)[: MOST_ITEMS + 1])
+    sizes = [row[described.raw_bytes] for row in found if row[described.raw_bytes]]
+    return Subjects(kind, {row["pk"]: described.locks(row, kind) for row in found}, sizes)
 
 
 def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,6 +261,8 @@ def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
     subjects = [(some.kind, pk, lock) for some in chosen for pk, lock in some.locks.items()]
+    sizes = [size for some in chosen for size in some.raw_bytes]
+    batch.raw_bytes = mean(sizes) if sizes else None
     batch.n_total = len(subjects) * len(links)
     batch.n_ready, batch.n_waiting = len(subjects), len(subjects) * (len(links) - 1)
     batch.save(force_insert=True)

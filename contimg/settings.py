@@ -284,6 +284,8 @@ SPECTACULAR_SETTINGS = {
         "ImageKindEnum": "images.models.Image.Kind",
         "CalibrationKindEnum": "calibration.models.CalibrationTable.Kind",
         "SubjectKindEnum": "qa.models.SubjectKind",
+        "ItemStateEnum": "batch.models.State",
+        "BatchStateEnum": "batch.models.BatchState",
     },
 }
 

@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from access.gates import throttled_login
 from access.viewsets import AuditViewSet
+from batch.viewsets import BatchViewSet, ItemViewSet, PauseViewSet, WorkerViewSet
 from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
@@ -25,6 +26,10 @@ router.register("sources", SourceViewSet, "source")
 router.register("measurements", MeasurementViewSet, "measurement")
 router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
+router.register("batches", BatchViewSet, "batch")
+router.register("items", ItemViewSet, "item")
+router.register("pauses", PauseViewSet, "pause")
+router.register("workers", WorkerViewSet, "worker")
 router.register("audit", AuditViewSet, "audit")
 
 urlpatterns = [

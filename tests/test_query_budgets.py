@@ -34,6 +34,10 @@ def make_rows(basename: str, n: int) -> int:
         "measurement": lambda n: factories.MeasurementFactory(),
         "assessment": assessment_with_findings,
         "policy": policy_with_rules,
+        "batch": lambda n: open_batch(),
+        "item": item_with_attempts,
+        "pause": lambda n: factories.PauseFactory(),
+        "worker": lambda n: factories.WorkerFactory(),
         "audit": lambda n: factories.AuditEntryFactory(),
     }[basename]
     return [row(n) for _ in range(n)][-1].pk
@@ -78,6 +82,19 @@ def assessment_with_findings(n):
 
 def policy_with_rules(n):
     return factories.RuleFactory.create_batch(n, policy=factories.PolicyFactory())[0].policy
+
+
+def open_batch():
+    batch = factories.BatchFactory(stage="process", n_ready=6, n_total=6)
+    done = factories.ItemFactory(batch=batch, state="done", attempt=1)
+    factories.AttemptFactory(item=done, outcome="done", duration_s=1.0, input_bytes=10)
+    return batch
+
+
+def item_with_attempts(n):
+    item = factories.ItemFactory()
+    factories.AttemptFactory.create_batch(min(n, 3), item=item)
+    return item
 
 
 def queries_of(client, url: str) -> int:

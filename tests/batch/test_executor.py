@@ -10,7 +10,8 @@ import pytest
 from django.db import connection
 
 from batch import transitions
-from batch.executor import LOG_LIMIT_BYTES, Executor, log_path_of
+from batch.executor import LOG_LIMIT_BYTES, Executor
+from batch.logs import log_path_of
 from batch.models import Attempt, Item, State
 from batch.services import cancel_batch, create_batch, retry_item
 from batch.sweeper import Sweeper

@@ -28,6 +28,11 @@ FIELDS = {
     "assessments": "id, subject, policy, grade, is_current, created_at",
     "calibrators": "id, name, ra_deg, dec_deg",
     "policies": "id, name, version, is_active",
+    "batches": "id, stage, state, parameters, priority, idempotency_key, owner, created_at, started_at, finished_at,"
+    "counts, progress, eta_s",
+    "items": "id, batch, stage, subject, state, attempt, worker, progress, error, started_at, finished_at",
+    "pauses": "id, stage, reason, paused_by, created_at",
+    "workers": "id, name, host, n_processes, stages, started_at, seen_at, stopped_at, is_alive",
     "audit": "id, at, actor, token, channel, action, object, details, request_id, address",
 }
 

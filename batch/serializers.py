@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
+from batch.parameters import ParametersSerializer
+from batch.services import MAX_PRIORITY
+from contimg.api.serializers import FactsSerializer
+
+MOST_SUBJECTS_IN_A_BODY = 100_000
+
+
+class CountsSerializer(serializers.Serializer):
+    """How many items are in each state."""
+
+    waiting = serializers.IntegerField(source="n_waiting")
+    ready = serializers.IntegerField(source="n_ready")
+    running = serializers.IntegerField(source="n_running")
+    done = serializers.IntegerField(source="n_done")
+    failed = serializers.IntegerField(source="n_failed")
+    cancelled = serializers.IntegerField(source="n_cancelled")
+    quarantined = serializers.IntegerField(source="n_quarantined")
+    total = serializers.IntegerField(source="n_total")
+
+
+class BatchSerializer(FactsSerializer):
+    """`eta_s` comes from the context, where the view puts the estimates of all batches it shows."""
+
+    state = serializers.ChoiceField(BatchState.choices)
+    owner = serializers.CharField(source="owner.username", allow_null=True, default=None)
+    counts = CountsSerializer(source="*")
+    progress = serializers.FloatField(help_text="The share of items that have ended, 0 to 1.")
+    eta_s = serializers.SerializerMethodField(
+        help_text="Seconds, from the medians of past attempts; null while a stage has never been run."
+    )
+
+    class Meta:
+        model = Batch
+        fields = [
+            "id", "stage", "state", "parameters", "priority", "idempotency_key", "owner", "created_at", "started_at",
+            "finished_at", "counts", "progress", "eta_s",
+        ]  # fmt: skip
+
+    def get_eta_s(self, batch: Batch) -> float | None:
+        return self.context["eta_s"][batch.pk]
+
+
+class BatchDetailSerializer(BatchSerializer):
+    class Meta(BatchSerializer.Meta):
+        fields = [*BatchSerializer.Meta.fields, "query", "changed_at"]
+
+
+class ItemSubjectSerializer(serializers.Serializer):
+    kind = serializers.ChoiceField(list(SUBJECT_COLUMNS), source="subject_kind")
+    id = serializers.IntegerField(source="subject_id")
+
+    class Meta:
+        ref_name = "ItemSubject"
+
+
+class ItemErrorSerializer(serializers.Serializer):
+    code = serializers.CharField(source="error_code")
+    detail = serializers.CharField(source="error_detail")
+
+    class Meta:
+        ref_name = "ItemError"
+
+    def get_attribute(self, instance: Any) -> Any:
+        return instance if instance.error_code else None
+
+
+class ItemSerializer(FactsSerializer):
+    subject = ItemSubjectSerializer(source="*")
+    error = ItemErrorSerializer(allow_null=True, help_text="Why it waits or did not succeed.")
+
+    class Meta:
+        model = Item
+        fields = [
+            "id", "batch", "stage", "subject", "state", "attempt", "worker", "progress", "priority", "error", "after",
+            "not_before", "created_at", "started_at", "finished_at",
+        ]  # fmt: skip
+
+
+class EvidenceEntrySerializer(serializers.Serializer):
+    """Of a file (or a catalogue, or a verdict) that an attempt read or wrote."""
+
+    kind = serializers.CharField()
+    id = serializers.IntegerField(required=False)
+    name = serializers.CharField()
+    size_bytes = serializers.IntegerField(required=False, allow_null=True)
+    checksum = serializers.CharField()
+
+
+class EvidenceSerializer(serializers.Serializer):
+    inputs = EvidenceEntrySerializer(many=True, required=False)
+    outputs = EvidenceEntrySerializer(many=True, required=False)
+    was_done_before = serializers.BooleanField(required=False)
+
+
+class AttemptSerializer(FactsSerializer):
+    error = ItemErrorSerializer(allow_null=True)
+    evidence = serializers.SerializerMethodField(
+        help_text="What it read and wrote. Null for who has no token, no session of staff and no trusted address."
+    )
+
+    class Meta:
+        model = Attempt
+        fields = [
+            "number", "outcome", "worker", "started_at", "finished_at", "duration_s", "exit_code", "signal",
+            "peak_memory_bytes", "cpu_s", "engine", "versions", "error", "evidence",
+        ]  # fmt: skip
+
+    @extend_schema_field(EvidenceSerializer(allow_null=True))
+    def get_evidence(self, attempt: Attempt) -> dict[str, Any] | None:
+        return attempt.evidence if self.context["shows_evidence"] else None
+
+
+class ItemDetailSerializer(ItemSerializer):
+    attempts = AttemptSerializer(many=True)
+
+    class Meta(ItemSerializer.Meta):
+        fields = [*ItemSerializer.Meta.fields, "attempts"]
+
+
+class PauseSerializer(FactsSerializer):
+    class Meta:
+        model = Pause
+        fields = ["id", "stage", "reason", "paused_by", "created_at"]
+
+
+class WorkerSerializer(FactsSerializer):
+    is_alive = serializers.BooleanField(help_text="It gave a sign of life within the last minute.")
+
+    class Meta:
+        model = Worker
+        fields = ["id", "name", "host", "n_processes", "stages", "started_at", "seen_at", "stopped_at", "is_alive"]
+
+
+# --- what is asked for -------------------------------------------------------------------------------------------
+class NewBatchSerializer(serializers.Serializer):
+    """Either `subjects` or `query`. Types only: what the words mean `batch.services.create_batch` says."""
+
+    class Subject(serializers.Serializer):
+        kind = serializers.CharField(help_text=f"One of {', '.join(SUBJECT_COLUMNS)}; it depends on the stage.")
+        id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+
+        class Meta:
+            ref_name = "NewBatchSubject"
+
+    stage = serializers.CharField(help_text=f"One of {', '.join(StageName.values)}.")
+    subjects = serializers.ListField(child=Subject(), required=False, max_length=MOST_SUBJECTS_IN_A_BODY)
+    query = serializers.DictField(
+        required=False, help_text="`kind`, and filters named and written as those of the list of that kind."
+    )
+    parameters = extend_schema_field(ParametersSerializer)(serializers.DictField)(required=False, default=dict)
+    priority = serializers.IntegerField(
+        required=False, default=0, help_text=f"From {-MAX_PRIORITY} to {MAX_PRIORITY}; higher runs first."
+    )
+    idempotency_key = serializers.CharField(
+        required=False, allow_null=True, default=None, max_length=200,
+        help_text="The same key with the same request gives the batch that was made first.",
+    )  # fmt: skip
+
+
+class PrioritySerializer(serializers.Serializer):
+    priority = serializers.IntegerField(min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
+
+
+class NewPauseSerializer(serializers.Serializer):
+    stage = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all stages.")
+    reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+
+
+class LogSerializer(serializers.Serializer):
+    """A piece of an attempt's log. Ask again with `offset=next_offset` to follow it until `is_final`."""
+
+    attempt = serializers.IntegerField()
+    offset = serializers.IntegerField()
+    next_offset = serializers.IntegerField()
+    size_bytes = serializers.IntegerField()
+    is_final = serializers.BooleanField(help_text="The attempt has ended and this is the end of its log.")
+    text = serializers.CharField()

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from django.http import HttpResponseBase
+from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from access.gates import IsInternal
+from access.scopes import Scope
+from batch.estimates import Estimates
+from batch.events import stream
+from batch.filters import BatchFilter, ItemFilter, PauseFilter, WorkerFilter
+from batch.logs import MAX_BYTES, read_log
+from batch.models import Batch, Item, Pause, Worker
+from batch.serializers import (
+    BatchDetailSerializer,
+    BatchSerializer,
+    ItemDetailSerializer,
+    ItemSerializer,
+    LogSerializer,
+    NewBatchSerializer,
+    NewPauseSerializer,
+    PauseSerializer,
+    PrioritySerializer,
+    WorkerSerializer,
+)
+from batch.services import (
+    cancel_batch,
+    cancel_item,
+    create_batch,
+    pause,
+    resume,
+    retry_batch,
+    retry_item,
+    set_priority,
+)
+from contimg.api.errors import ProblemSerializer
+from contimg.api.negotiation import FileNegotiation
+from contimg.api.viewsets import ReadOnlyResource
+
+CONFLICT = {409: ProblemSerializer}
+
+
+class BatchViewSet(ReadOnlyResource):
+    """Work that was asked for: one stage, or the chain `process`, on many subjects."""
+
+    queryset = Batch.objects.for_listing()
+    detail_queryset = Batch.objects.for_detail()
+    serializer_class = BatchSerializer
+    detail_serializer_class = BatchDetailSerializer
+    filterset_class = BatchFilter
+    orderings: ClassVar[list[str]] = ["created_at", "id"]
+    ordering: ClassVar[str] = "-created_at"
+    required_scopes = dict.fromkeys(("create", "cancel", "retry", "priority"), Scope.OPERATE)
+
+    def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            eta_s = Estimates().eta_s(args[0] if kwargs.get("many") else [args[0]])
+            kwargs["context"] = {**self.get_serializer_context(), "eta_s": eta_s}
+            return self.get_serializer_class()(*args, **kwargs)
+        return super().get_serializer(*args, **kwargs)
+
+    @extend_schema(
+        request=NewBatchSerializer,
+        responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, **CONFLICT},
+    )
+    def create(self, request: Request) -> Response:
+        """Everything or nothing. 201 with the new batch; 200 with the earlier one of the same `idempotency_key`."""
+        asked = NewBatchSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = dict(asked.validated_data)
+        subjects = given.pop("subjects", None)
+        made = create_batch(
+            **{"query": None, **given},
+            subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
+            owner=request.user if request.user.is_authenticated else None,
+        )
+        return self._shown(made.batch.pk, status=201 if made.is_new else 200)
+
+    @extend_schema(request=None, responses={200: BatchDetailSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """What has not begun ends now; what runs is stopped within seconds."""
+        cancel_batch(batch=self.get_object())
+        return self._shown(pk)
+
+    @extend_schema(request=None, responses={200: BatchDetailSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, pk: str) -> Response:
+        """What failed, was cancelled or is quarantined runs again."""
+        retry_batch(batch=self.get_object())
+        return self._shown(pk)
+
+    @extend_schema(request=PrioritySerializer, responses=BatchDetailSerializer)
+    @action(detail=True, methods=["post"])
+    def priority(self, request: Request, pk: str) -> Response:
+        """Of what has not ended; higher runs first."""
+        asked = PrioritySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        set_priority(batch=self.get_object(), priority=asked.validated_data["priority"])
+        return self._shown(pk)
+
+    @extend_schema(responses=ItemSerializer(many=True))
+    @action(
+        detail=True, queryset=Item.objects.for_listing(), filterset_class=ItemFilter,
+        serializer_class=ItemSerializer, orderings=["id"], ordering="id",
+    )  # fmt: skip
+    def items(self, request: Request, pk: str) -> Response:
+        """The items of this batch: the same list as `items/?batch=`."""
+        batch = get_object_or_404(Batch.objects.only("pk"), pk=pk)
+        found = GenericAPIView.filter_queryset(self, self.get_queryset().filter(batch=batch))
+        return self.get_paginated_response(ItemSerializer(self.paginate_queryset(found), many=True).data)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER, description="Go on after this event.")
+        ],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+    )
+    @action(detail=True, content_negotiation_class=FileNegotiation, permission_classes=[IsInternal])
+    def events(self, request: Request, pk: str) -> HttpResponseBase:
+        """Server-sent events `batch`, `item`, `log` and `end`, for at most 15 s; clients come again by themselves."""
+        return stream(batch=get_object_or_404(Batch.objects.for_detail(), pk=pk), last_event_id=_last_event_id(request))
+
+    def _shown(self, pk: int | str, status: int = 200) -> Response:
+        batch = self.detail_queryset.get(pk=pk)
+        context = {**self.get_serializer_context(), "eta_s": Estimates().eta_s([batch])}
+        return Response(BatchDetailSerializer(batch, context=context).data, status=status)
+
+
+def _last_event_id(request: Request) -> str:
+    return request.headers.get("Last-Event-ID", "")
+
+
+class ItemViewSet(ReadOnlyResource):
+    """One stage on one subject, and every attempt at it."""
+
+    queryset = Item.objects.for_listing()
+    detail_queryset = Item.objects.for_detail()
+    serializer_class = ItemSerializer
+    detail_serializer_class = ItemDetailSerializer
+    filterset_class = ItemFilter
+    orderings: ClassVar[list[str]] = ["id"]
+    ordering: ClassVar[str] = "-id"
+    required_scopes = dict.fromkeys(("cancel", "retry"), Scope.OPERATE)
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        shows = IsInternal().has_permission(self.request, self)
+        return {**super().get_serializer_context(), "shows_evidence": shows}
+
+    @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str) -> Response:
+        """With what was to follow it."""
+        cancel_item(item=self.get_object())
+        return self._shown(pk)
+
+    @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, pk: str) -> Response:
+        """With what ended because of it."""
+        retry_item(item=self.get_object())
+        return self._shown(pk)
+
+    @extend_schema(
+        parameters=[
+            OpenApiParameter("attempt", int, description="By default the newest."),
+            OpenApiParameter("tail", int, description=f"The last so many bytes, up to {MAX_BYTES}. Default: 65536."),
+            OpenApiParameter("offset", int, description="On from this byte; `next_offset` of the last answer."),
+        ],
+        responses=LogSerializer,
+    )
+    @action(detail=True, permission_classes=[IsInternal])
+    def log(self, request: Request, pk: str) -> Response:
+        """The end of an attempt's log, or what came after `offset`."""
+        item = self.get_object()
+        wanted = _numbers(request, "attempt", "tail", "offset")
+        number = item.attempt if wanted["attempt"] is None else wanted["attempt"]
+        attempt = get_object_or_404(item.attempts.all(), number=number)
+        most = min(wanted["tail"] or 65536, MAX_BYTES) if wanted["offset"] is None else MAX_BYTES
+        return Response(LogSerializer(read_log(attempt=attempt, offset=wanted["offset"], most_bytes=most)).data)
+
+    def _shown(self, pk: str) -> Response:
+        item = self.detail_queryset.get(pk=pk)
+        return Response(ItemDetailSerializer(item, context=self.get_serializer_context()).data)
+
+
+def _numbers(request: Request, *names: str) -> dict[str, int | None]:
+    given = {name: request.query_params.get(name) for name in names}
+    wrong = [name for name, value in given.items() if value is not None and not re.fullmatch(r"[0-9]{1,15}", value)]
+    if wrong:
+        raise ValidationError(dict.fromkeys(wrong, "Give a whole number from 0 on."), code="invalid")
+    return {name: None if value is None else int(value) for name, value in given.items()}
+
+
+class PauseViewSet(ReadOnlyResource):
+    """Stages of which nothing is begun for now. Delete a pause to resume."""
+
+    queryset = Pause.objects.all()
+    detail_queryset = Pause.objects.all()
+    serializer_class = PauseSerializer
+    detail_serializer_class = PauseSerializer
+    filterset_class = PauseFilter
+    orderings: ClassVar[list[str]] = ["id"]
+    ordering: ClassVar[str] = "id"
+    required_scopes = dict.fromkeys(("create", "destroy"), Scope.OPERATE)
+
+    @extend_schema(request=NewPauseSerializer, responses={201: PauseSerializer})
+    def create(self, request: Request) -> Response:
+        """What runs goes on to its end."""
+        asked = NewPauseSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        by = request.user.get_username() if request.user.is_authenticated else ""
+        return Response(PauseSerializer(pause(**asked.validated_data, by=by)).data, status=201)
+
+    @extend_schema(responses={204: None})
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Resume."""
+        resume(names=[self.get_object().stage])
+        return Response(status=204)
+
+
+class WorkerViewSet(ReadOnlyResource):
+    """Supervisors of worker processes, those that stopped too."""
+
+    queryset = Worker.objects.for_listing()
+    detail_queryset = Worker.objects.for_listing()
+    serializer_class = WorkerSerializer
+    detail_serializer_class = WorkerSerializer
+    filterset_class = WorkerFilter
+    orderings: ClassVar[list[str]] = ["seen_at", "id"]
+    ordering: ClassVar[str] = "-seen_at"

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from access.models import AuditEntry
+from batch import events, transitions
+from batch.models import Attempt, Batch, Item, Pause
+from tests.factories import (
+    AttemptFactory,
+    BatchFactory,
+    ImageFactory,
+    ItemFactory,
+    SubbandGroupFactory,
+    WorkerFactory,
+)
+
+pytestmark = pytest.mark.django_db
+BATCHES = "/api/v1/batches/"
+OUTSIDE = "192.0.2.7"
+
+
+@pytest.fixture
+def operator() -> APIClient:
+    user = User.objects.create_user("operator")
+    user.groups.add(Group.objects.get(name="operators"))
+    client = APIClient(raise_request_exception=False)
+    client.force_authenticate(user)
+    return client
+
+
+def asked(*tiles, **more):
+    return {"stage": "convert", "subjects": [{"kind": "subband_group", "id": tile.pk} for tile in tiles], **more}
+
+
+# --- asking for work -------------------------------------------------------------------------------------------------
+def test_a_batch_is_made_with_its_items_owner_and_audit(operator):
+    tiles = SubbandGroupFactory.create_batch(2)
+    response = operator.post(BATCHES, asked(*tiles, stage="process", parameters={"robust": -1}, priority=3))
+    assert response.status_code == 201, response.json()
+    made = response.json()
+    assert (made["owner"], made["state"], made["priority"]) == ("operator", "ready", 3)
+    assert made["parameters"]["robust"] == -1
+    assert made["counts"] == {
+        "waiting": 10, "ready": 2, "running": 0, "done": 0, "failed": 0, "cancelled": 0, "quarantined": 0, "total": 12,
+    }  # fmt: skip
+    assert AuditEntry.objects.filter(action="batch.create", object_id=made["id"], actor_name="operator").count() == 1
+    items = operator.get(f"{BATCHES}{made['id']}/items/").json()["results"]
+    assert [item["stage"] for item in items[:3]] == ["convert", "convert", "calibrate"]
+    assert operator.get(f"{BATCHES}{made['id']}/items/?state=ready").json()["results"] == items[:2]
+
+
+def test_a_query_chooses_the_subjects(operator):
+    SubbandGroupFactory.create_batch(3)
+    response = operator.post(BATCHES, {"stage": "convert", "query": {"kind": "subband_group", "n_subbands__gte": 1}})
+    assert response.status_code == 201, response.json()
+    assert response.json()["counts"]["total"] == 3
+    assert response.json()["query"] == {"kind": "subband_group", "n_subbands__gte": 1}
+
+
+def test_the_same_key_gives_the_same_batch_and_another_request_with_it_is_refused(operator):
+    tile, other = SubbandGroupFactory.create_batch(2)
+    first = operator.post(BATCHES, asked(tile, idempotency_key="a"))
+    again = operator.post(BATCHES, asked(tile, idempotency_key="a"))
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
+    conflict = operator.post(BATCHES, asked(other, idempotency_key="a"))
+    assert (conflict.status_code, conflict.json()["code"]) == (409, "idempotency_conflict")
+    assert Batch.objects.count() == 1
+
+
+def subject(tile, kind="subband_group"):
+    return {"kind": kind, "id": tile.pk}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda tile: {"stage": "bake"}, "unknown_stage"),
+        (lambda tile: {"subjects": []}, "no_subjects"),
+        (lambda tile: {"subjects": [subject(tile), subject(tile)]}, "duplicate_subject"),
+        (lambda tile: {"subjects": [subject(tile, "image")]}, "wrong_subject_kind"),
+        (lambda tile: {"subjects": [{"kind": "subband_group", "id": 10**9}]}, "subject_missing"),
+        (lambda tile: {"stage": "image", "parameters": {"robust": 3}}, "invalid_parameter"),
+        (lambda tile: {"parameters": {"robust": 1}}, "unknown_parameter"),
+        (lambda tile: {"query": {"kind": "subband_group"}}, "invalid_query"),
+        (lambda tile: {"subjects": None, "query": {"kind": "subband_group", "x": 1}}, "invalid_input"),
+        (lambda tile: {"priority": 101}, "invalid_parameter"),
+        (lambda tile: {"subjects": "all"}, "invalid_input"),
+        (lambda tile: {"subjects": [{"kind": "subband_group", "id": 2**64}]}, "invalid_input"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_one_code_and_nothing_is_stored(operator, change, code):
+    tile = SubbandGroupFactory()
+    response = operator.post(BATCHES, asked(tile) | change(tile))
+    assert (response.status_code, response.json()["code"]) == (400, code), response.json()
+    assert (Batch.objects.count(), Item.objects.count(), AuditEntry.objects.count()) == (0, 0, 0)
+
+
+def test_who_may_not_operate_changes_nothing(api):
+    batch = BatchFactory()
+    ItemFactory(batch=batch)
+    reader = APIClient(raise_request_exception=False)
+    reader.force_authenticate(User.objects.create_user("reader"))
+    for client, status in ((api, 401), (reader, 403)):
+        for path in ("", f"{batch.pk}/cancel/", f"{batch.pk}/retry/", f"{batch.pk}/priority/"):
+            assert client.post(f"{BATCHES}{path}", {}).status_code == status
+        assert client.post("/api/v1/pauses/", {}).status_code == status
+    assert Item.objects.get().state == "ready"
+
+
+# --- steering --------------------------------------------------------------------------------------------------------
+def test_cancel_and_retry_of_batch_and_item_and_what_has_nothing_left(operator):
+    pk = operator.post(BATCHES, asked(*SubbandGroupFactory.create_batch(2))).json()["id"]
+    assert operator.post(f"{BATCHES}{pk}/retry/").json()["code"] == "nothing_to_retry"
+    assert operator.post(f"{BATCHES}{pk}/cancel/").json()["state"] == "cancelled"
+    again = operator.post(f"{BATCHES}{pk}/cancel/")
+    assert (again.status_code, again.json()["code"]) == (409, "nothing_to_cancel")
+    item = Item.objects.first()
+    assert operator.post(f"/api/v1/items/{item.pk}/retry/").json()["state"] == "ready"
+    assert operator.post(f"/api/v1/items/{item.pk}/cancel/").json()["state"] == "cancelled"
+    assert operator.post(f"{BATCHES}{pk}/retry/").json()["counts"]["ready"] == 2
+    assert operator.post(f"{BATCHES}{pk}/priority/", {"priority": 7}).json()["priority"] == 7
+    assert set(Item.objects.values_list("priority", flat=True)) == {7}
+
+
+def test_a_stage_is_paused_and_resumed(operator):
+    made = operator.post("/api/v1/pauses/", {"stage": "image", "reason": "new disk"}).json()
+    assert (made["stage"], made["paused_by"]) == ("image", "operator")
+    assert operator.post("/api/v1/pauses/", {"stage": "bake"}).json()["code"] == "unknown_stage"
+    assert operator.delete(f"/api/v1/pauses/{made['id']}/").status_code == 204
+    assert not Pause.objects.exists()
+    assert list(AuditEntry.objects.order_by("id").values_list("action", flat=True)) == ["stage.pause", "stage.resume"]
+
+
+# --- watching --------------------------------------------------------------------------------------------------------
+def test_evidence_and_logs_are_for_the_inside_only(api, settings, tmp_path):
+    settings.CONTIMG_LOG_DIR = tmp_path
+    (tmp_path / "7.log").write_text("0123456789")
+    item = ItemFactory(attempt=1)
+    AttemptFactory(item=item, number=1, log_path="7.log", outcome="done")
+    url = f"/api/v1/items/{item.pk}/"
+    assert api.get(url).json()["attempts"][0]["evidence"]["inputs"][0]["name"] == "a_sb00.hdf5"
+    assert api.get(url, REMOTE_ADDR=OUTSIDE).json()["attempts"][0]["evidence"] is None
+    assert api.get(f"{url}log/", REMOTE_ADDR=OUTSIDE).status_code == 401
+    assert api.get(f"{BATCHES}{item.batch_id}/events/", REMOTE_ADDR=OUTSIDE).status_code == 401
+    assert api.get(f"{url}log/?tail=4").json() == {
+        "attempt": 1, "offset": 6, "next_offset": 10, "size_bytes": 10, "is_final": True, "text": "6789",
+    }  # fmt: skip
+    assert api.get(f"{url}log/?offset=3").json()["text"] == "3456789"
+    assert api.get(f"{url}log/?offset=99").json()["text"] == ""
+    assert api.get(f"{url}log/?offset=-1").status_code == 400
+    assert api.get(f"{url}log/?attempt=2").status_code == 404
+
+
+def test_a_log_outside_of_its_folder_is_not_read(api, settings, tmp_path):
+    settings.CONTIMG_LOG_DIR = tmp_path / "logs"
+    (tmp_path / "secret").write_text("secret")
+    item = ItemFactory(attempt=1)
+    AttemptFactory(item=item, number=1, log_path="../secret")
+    response = api.get(f"/api/v1/items/{item.pk}/log/")
+    assert (response.status_code, response.json()["code"]) == (400, "outside_root")
+
+
+def test_the_estimate_follows_the_medians_of_tiles_of_that_size_and_the_workers(api):
+    for size, durations in ((1e9, (10.0, 11.0, 100.0)), (1e12, (900.0, 900.0, 900.0))):
+        for duration_s in durations:
+            item = ItemFactory(group=SubbandGroupFactory(size_bytes=size), state="done")
+            AttemptFactory(item=item, outcome="done", duration_s=duration_s, input_bytes=1)
+    batch = BatchFactory(n_ready=10, n_done=10, n_total=20, raw_bytes=1.2e9)
+    assert api.get(f"{BATCHES}{batch.pk}/").json()["eta_s"] == 110.0
+    WorkerFactory(n_processes=4)
+    WorkerFactory(n_processes=9, seen_at=timezone.now() - timedelta(hours=1))
+    assert api.get(f"{BATCHES}{batch.pk}/").json()["eta_s"] == 110.0 / 4
+    chain = BatchFactory(stage="process", n_ready=1, n_waiting=5, n_total=6)
+    assert api.get(f"{BATCHES}{chain.pk}/").json()["eta_s"] is None  # its other stages were never run
+    assert api.get(f"{BATCHES}{Item.objects.first().batch_id}/").json()["progress"] == 0
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def short_slices(monkeypatch):
+    monkeypatch.setattr(events, "SLICE_S", 0.0)
+
+
+def told(response) -> list[tuple[str, dict, str]]:
+    """(name, data, id) of each event of a slice."""
+    text = b"".join(response.streaming_content).decode()
+    response.close()
+    assert text.startswith("retry: 2000\n\n")
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if "event" in fields:
+            found.append((fields["event"], json.loads(fields["data"]), fields["id"]))
+    return found
+
+
+def test_a_stream_tells_states_progress_log_and_end_and_goes_on_where_it_stopped(
+    operator, short_slices, settings, tmp_path
+):
+    settings.CONTIMG_LOG_DIR = tmp_path
+    tiles = SubbandGroupFactory.create_batch(2)
+    pk = operator.post(BATCHES, asked(*tiles)).json()["id"]
+    url = f"{BATCHES}{pk}/events/"
+    held = transitions.claim(worker="a.1.2", host="a")
+    Attempt.objects.update(log_path="1.log")
+    (tmp_path / "1.log").write_text("first line\n")
+
+    first = told(operator.get(url))
+    states = {data["id"]: data["state"] for name, data, _ in first if name == "item"}
+    assert sorted(states.values()) == ["ready", "running"]
+    assert [data["text"] for name, data, _ in first if name == "log"] == ["first line\n"]
+    assert [data["counts"]["running"] for name, data, _ in first if name == "batch"] == [1]
+
+    with (tmp_path / "1.log").open("a") as log:
+        log.write("second line\n")
+    transitions.finish(held)
+    transitions.count_finished(held)
+    second = told(operator.get(url, headers={"last-event-id": first[-1][2]}))
+    assert (held.item_id, "done") in [(data["id"], data["state"]) for name, data, _ in second if name == "item"]
+    assert [data["text"] for name, data, _ in second if name == "log"] == ["second line\n"]
+
+    operator.post(f"{BATCHES}{pk}/cancel/")
+    last = told(operator.get(url, headers={"last-event-id": second[-1][2]}))
+    assert last[-1][:2] == ("end", {"state": "cancelled"})
+    assert [data for name, data, _ in last if name == "log"] == []
+
+
+@pytest.mark.parametrize("broken", ["x", "2026-13-45T00:00:00Z", "2026-03-01T00:00:00Z 1.1:999999999999", "a" * 9999])
+def test_an_id_that_cannot_be_read_begins_anew(operator, short_slices, broken):
+    batch = BatchFactory()
+    ItemFactory(batch=batch)
+    names = [
+        name for name, _, _ in told(operator.get(f"{BATCHES}{batch.pk}/events/", headers={"last-event-id": broken}))
+    ]
+    assert "batch" in names
+
+
+def test_more_streams_than_there_are_threads_to_spare_are_refused_and_places_are_given_back(operator, short_slices):
+    pk = BatchFactory().pk
+    url = f"{BATCHES}{pk}/events/"
+    open_ones = [operator.get(url) for _ in range(events.MOST_STREAMS)]
+    refused = operator.get(url)
+    assert (refused.status_code, refused.json()["code"]) == (503, "too_many_streams")
+    assert "Retry-After" in refused.headers
+    for response in open_ones:
+        response.close()
+        response.close()
+    assert told(operator.get(url))
+
+
+def test_work_on_an_image_is_shown_by_its_kind(api):
+    item = ItemFactory(group=None, image=ImageFactory(), writes_to="image 1", stage="assess")
+    assert api.get(f"/api/v1/items/{item.pk}/").json()["subject"] == {"kind": "image", "id": item.image_id}
