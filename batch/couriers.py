@@ -13,10 +13,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 from django_tasks import task
-from django_tasks.backends.base import BaseTaskBackend
-from django_tasks.base import Task, TaskResult, TaskResultStatus
 from django_tasks_db.models import DBTaskResult
 
 from batch.models import Item
@@ -84,28 +81,3 @@ def _ring_broker() -> None:
         answer.enqueue()
     except OperationalError as error:
         log.warning("doorbell_failed", detail=f"The broker does not answer ({error}); the sweeper will ring again.")
-
-
-class CeleryBackend(BaseTaskBackend):
-    """The task API over Celery: the message is the path of a task. Results are not kept."""
-
-    def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
-        from batch.celery import run_task
-
-        self.validate_task(task)
-        message = (task.module_path, list(args), dict(kwargs))
-        sent = run_task.apply_async(message, expires=settings.CONTIMG_LEASE_S)
-        return TaskResult(
-            task=task,
-            id=sent.id,
-            status=TaskResultStatus.READY,
-            enqueued_at=timezone.now(),
-            started_at=None,
-            finished_at=None,
-            last_attempted_at=None,
-            args=list(args),
-            kwargs=dict(kwargs),
-            backend=self.alias,
-            errors=[],
-            worker_ids=[],
-        )

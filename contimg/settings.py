@@ -323,7 +323,7 @@ CONTIMG_WORKER_STAGES = tuple(filter(None, env.list("CONTIMG_WORKER_STAGES", def
 CONTIMG_COURIER = env.str("CONTIMG_COURIER", default="database")
 CONTIMG_BROKER_URL = env.str("CONTIMG_BROKER_URL", default="amqp://guest:guest@127.0.0.1:5672//")
 CONTIMG_QUEUE = env.str("CONTIMG_QUEUE", default="contimg")
-COURIERS = {"database": "django_tasks_db.DatabaseBackend", "celery": "batch.couriers.CeleryBackend"}
+COURIERS = {"database": "django_tasks_db.DatabaseBackend", "celery": "batch.celery_backend.CeleryBackend"}
 TASKS = {"default": {"BACKEND": COURIERS.get(CONTIMG_COURIER, COURIERS["database"]), "QUEUES": ["default"]}}
 
 # Names in the environment that look like settings and are none; contimg.checks says which may have been meant.

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from batch import transitions
+from batch.display import showing
 from batch.models import Batch, Item, StageName, State
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
@@ -62,21 +61,10 @@ class Command(ContimgCommand):
         asked = create_batch(
             stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters
         )
-        bar = tqdm(total=asked.batch.n_total, desc="processing", unit="stage", disable=quiet or None)
-        tenths = iter(range(1, 11))
-        next_tenth = next(tenths)
-        with logging_redirect_tqdm(), bar:
-
-            def watch(batch: Batch) -> None:
-                nonlocal next_tenth
-                bar.update(batch.n_total - batch.n_open - bar.n)
-                while bar.disable and not quiet and 10 * batch.progress >= next_tenth:
-                    self.stderr.write(f"processing: {batch.n_total - batch.n_open} of {batch.n_total} stages")
-                    next_tenth = next(tenths, 11)
-
+        with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
             if workers == 0:
-                return run_batch_here(batch=asked.batch, watch=watch)
-            return run_batch(batch=asked.batch, n_workers=workers, watch=watch)
+                return run_batch_here(batch=asked.batch, watch=show)
+            return run_batch(batch=asked.batch, n_workers=workers, watch=show)
 
 
 def _clear_the_way(tiles: list[SubbandGroup]) -> None:

@@ -1,0 +1,162 @@
+"""Batches from the console: the same services as the API's."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db.models import Count
+
+from batch.display import duration, showing
+from batch.estimates import Estimates
+from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState
+from batch.serializers import BatchDetailSerializer
+from batch.services import cancel_batch, create_batch, retry_batch
+from contimg.commands import ContimgCommand
+from contimg.exceptions import InvalidInput
+
+LOOK_EVERY_S = 0.5
+MOST_LISTED = 50
+
+
+class UnknownBatch(InvalidInput):
+    code = "unknown_batch"
+    status = 404
+
+
+class Command(ContimgCommand):
+    help = "Make, look at, watch, cancel and retry batches."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        create = verbs.add_parser("create", help="Ask for a stage, or the chain `process`, on subjects.")
+        create.add_argument("stage")
+        create.add_argument(
+            "--subject", action="append", metavar="KIND:ID", help=f"one of them; kinds are {', '.join(SUBJECT_COLUMNS)}"
+        )
+        create.add_argument(
+            "--query", nargs="+", metavar="NAME=VALUE", help="kind=KIND and filters, as those of the API's list"
+        )
+        create.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
+        create.add_argument("--priority", type=int, default=0)
+        create.add_argument("--idempotency-key")
+        create.add_argument("--watch", action="store_true", help="until it has ended")
+        listing = verbs.add_parser("list", help=f"The newest {MOST_LISTED}.")
+        listing.add_argument("--state", choices=BatchState.values)
+        for verb, what in (
+            ("show", "Counts, progress and what failed."),
+            ("watch", "Until it has ended; exit status 0 only when all of it was done."),
+            ("cancel", "What has not begun ends now, what runs is stopped."),
+            ("retry", "What failed, was cancelled or is quarantined runs again."),
+        ):
+            verbs.add_parser(verb, help=what).add_argument("id", type=int)
+        for parser_of_verb in verbs.choices.values():
+            parser_of_verb.add_argument("--json", action="store_true", dest="as_json", help="print it as JSON")
+
+    def handle(self, *, verb: str, **options: Any) -> None:
+        getattr(self, f"_{verb}")(**options)
+
+    def _create(self, *, stage: str, watch: bool, as_json: bool, **options: Any) -> None:
+        asked = create_batch(
+            stage=stage,
+            subjects=None if options["subject"] is None else [_subject(text) for text in options["subject"]],
+            query=None if options["query"] is None else dict(_pair(text) for text in options["query"]),
+            parameters=dict(_pair(text) for text in options["parameter"]),
+            priority=options["priority"],
+            idempotency_key=options["idempotency_key"],
+        )
+        if watch:
+            self._watch(id=asked.batch.pk, as_json=as_json)
+        else:
+            self._print(asked.batch.pk, as_json)
+
+    def _list(self, *, state: str | None, as_json: bool, **options: Any) -> None:
+        batches = Batch.objects.for_listing().order_by("-created_at", "-id")
+        rows = list((batches.filter(state=state) if state else batches)[:MOST_LISTED])
+        eta_s = Estimates().eta_s(rows)
+        if as_json:
+            self._dump(BatchDetailSerializer(rows, many=True, context={"eta_s": eta_s}).data)
+        for batch in () if as_json else rows:
+            self.stdout.write(_line(batch, eta_s[batch.pk]))
+
+    def _show(self, *, id: int, as_json: bool, **options: Any) -> None:
+        self._print(id, as_json)
+
+    def _watch(self, *, id: int, as_json: bool, **options: Any) -> None:
+        batch = _find(id)
+        with showing(batch, quiet=as_json, write=self.stderr.write) as show:
+            while batch.n_open:
+                show(batch)
+                time.sleep(LOOK_EVERY_S)
+                batch.refresh_from_db()
+            show(batch)
+        self._print(id, as_json)
+        if batch.state != BatchState.DONE:
+            raise SystemExit(1)
+
+    def _cancel(self, *, id: int, as_json: bool, **options: Any) -> None:
+        cancel_batch(batch=_find(id))
+        self._print(id, as_json)
+
+    def _retry(self, *, id: int, as_json: bool, **options: Any) -> None:
+        retry_batch(batch=_find(id))
+        self._print(id, as_json)
+
+    def _print(self, pk: int, as_json: bool) -> None:
+        batch = _find(pk)
+        eta_s = Estimates().eta_s([batch])
+        if as_json:
+            self._dump(BatchDetailSerializer(batch, context={"eta_s": eta_s}).data)
+            return
+        self.stdout.write(_line(batch, eta_s[pk]))
+        for text in _failures(batch):
+            self.stdout.write(text)
+
+    def _dump(self, facts: Any) -> None:
+        self.stdout.write(json.dumps(facts, cls=DjangoJSONEncoder, indent=2))
+
+
+def _find(pk: int) -> Batch:
+    try:
+        return Batch.objects.for_detail().get(pk=pk)
+    except (Batch.DoesNotExist, OverflowError) as error:
+        raise UnknownBatch(f"There is no batch {pk}; `batch list` shows the newest.") from error
+
+
+def _subject(text: str) -> tuple[str, int]:
+    kind, colon, pk = text.partition(":")
+    if not colon or not pk.isascii() or not pk.isdigit():
+        raise CommandError(f"--subject {text!r} is not KIND:ID, as subband_group:7.")
+    return kind, int(pk)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CommandError(f"{text!r} is not NAME=VALUE.")
+    return name, value
+
+
+def _line(batch: Batch, eta_s: float | None) -> str:
+    counts = {name: getattr(batch, f"n_{name}") for name in ("done", "running", "ready", "waiting", "cancelled")}
+    counts["failed"] = batch.n_failed + batch.n_quarantined
+    shown = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+    left = f"; about {duration(eta_s)} left" if eta_s is not None and batch.n_open else ""
+    return (
+        f"batch {batch.pk}  {batch.stage:10}  {batch.state:9}  {100 * batch.progress:3.0f}% of {batch.n_total}: "
+        f"{shown}{left}  ({batch.created_at:%Y-%m-%d %H:%M})"
+    )
+
+
+def _failures(batch: Batch) -> Iterable[str]:
+    """What went wrong or is waited for, by stage and code, with one sentence for each."""
+    items = batch.items.exclude(error_code="").order_by()
+    wrong = items.filter(state__in=[*UNFINISHED, "waiting", "ready"])
+    for row in wrong.values("stage", "state", "error_code").annotate(n=Count("pk")).order_by("stage", "error_code"):
+        example = wrong.filter(stage=row["stage"], error_code=row["error_code"]).order_by("id").first()
+        detail = example.error_detail if example else ""
+        yield f"  {row['n']} {row['stage']} {row['state']}: {detail} [{row['error_code']}]"

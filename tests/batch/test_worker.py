@@ -1,0 +1,176 @@
+"""`manage.py worker` as an operator runs it, on every courier: real processes, real signals, real brokers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import uuid
+from io import StringIO
+
+import psutil
+import pytest
+from django.core.management import CommandError, call_command
+
+from batch.models import Item, Pause, Worker
+from batch.services import cancel_batch, create_batch
+from contimg.products import work_folders
+from observations.models import SubbandGroup
+from tests.batch.installation import RABBITMQ, REDIS, skip_or_fail, until
+from tests.batch.trivial import behave, runs
+from tests.factories import SubbandGroupFactory
+
+pytest_plugins = ["tests.batch.installation"]
+COURIERS = {
+    "sqlite": ("sqlite", None),
+    "postgres": ("postgres", None),
+    "rabbitmq": ("postgres", RABBITMQ),
+    "redis": ("postgres", REDIS),
+}
+
+
+@pytest.fixture(params=COURIERS)
+def courier(request, install):
+    """An installation with quick leases."""
+    engine, broker = COURIERS[request.param]
+    more = {}
+    if broker is not None:
+        from kombu import Connection
+
+        with Connection(broker, connect_timeout=3) as connection:
+            try:
+                connection.ensure_connection(max_retries=1, timeout=3)
+            except (OSError, connection.OperationalError) as error:
+                skip_or_fail(f"SKIPPED: no broker answers at {broker} ({error}).")
+        more = {"CONTIMG_COURIER": "celery", "CONTIMG_BROKER_URL": broker, "CONTIMG_QUEUE": uuid.uuid4().hex}
+    return install(engine, CONTIMG_LEASE_S=4, CONTIMG_SWEEP_S=1, CONTIMG_DRAIN_S=8, **more)
+
+
+def asked(n: int = 1, stage: str = "convert", how: str = ""):
+    tiles = [SubbandGroupFactory(size_bytes=0) for _ in range(n)]
+    for tile in tiles:
+        if how:
+            behave(tile, how)
+    return create_batch(stage=stage, subjects=[("subband_group", tile.pk) for tile in tiles]).batch
+
+
+def ended(batch) -> bool:
+    batch.refresh_from_db()
+    return batch.n_open == 0
+
+
+def sizes() -> set[int]:
+    return set(SubbandGroup.objects.values_list("size_bytes", flat=True))
+
+
+def test_a_worker_runs_chains_and_drains_on_term(courier):
+    batch = asked(3, stage="process")
+    worker = courier.start("worker", "--processes", "2")
+    until(lambda: ended(batch), within_s=90)
+    assert (batch.state, sizes()) == ("done", {6}), courier.said()
+    assert Worker.objects.alive().get().n_processes == 2
+
+    late = asked(1, how="sleep 2")
+    until(lambda: Item.objects.running().exists())
+    worker.terminate()
+    assert worker.wait(40) == 0
+    assert ended(late), "what ended within the time was finished"
+    assert courier.processes() == []
+    assert Worker.objects.alive().count() == 0
+    assert work_folders() == []
+
+
+def test_an_item_whose_worker_died_runs_again_within_a_lease_and_a_sweep(courier):
+    batch = asked(1, how="hang")
+    worker = courier.start("worker", "--processes", "1")
+    (item,) = batch.items.all()
+    until(lambda: len(runs()) == 1, within_s=60)
+    runner = next(p for p in courier.processes() if p.pid not in (worker.pid, runs()[0][1]) and p.ppid() == worker.pid)
+    behave(item.group, "sleep 0")
+    died = time.monotonic()
+    runner.kill()
+    until(lambda: len(runs()) == 2, within_s=60)
+    assert time.monotonic() - died < 4 + 1 + 8, "a lease, a sweep, and the start of a process on a busy machine"
+    until(lambda: ended(batch), within_s=30)
+    assert (batch.state, sizes(), item.attempts.count()) == ("done", {1}, 2)
+
+
+def test_a_supervisor_killed_takes_its_processes_with_it(courier):
+    asked(1, how="hang")
+    worker = courier.start("worker", "--processes", "2")
+    until(runs, within_s=60)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    until(lambda: courier.processes() == [], within_s=20)
+
+
+def test_cancelled_under_a_worker_its_processes_are_gone_within_five_seconds(courier):
+    batch = asked(1, how="hang")
+    courier.start("worker")
+    until(runs, within_s=60)
+    child = psutil.Process(runs()[0][1])
+    started = child.children(recursive=True)
+    cancel_batch(batch=batch)
+    until(lambda: not any(p.is_running() for p in (child, *started)), within_s=5)
+    until(lambda: ended(batch))
+    assert batch.state == "cancelled"
+
+
+# --- the other commands ----------------------------------------------------------------------------------------------
+def said(*arguments: str, status: int = 0) -> str:
+    out = StringIO()
+    try:
+        call_command(*arguments, stdout=out, stderr=StringIO())
+        found = 0
+    except SystemExit as end:
+        found = end.code
+    assert found == status
+    return out.getvalue()
+
+
+@pytest.mark.django_db
+def test_batches_are_made_shown_listed_cancelled_and_retried(db):
+    tile = SubbandGroupFactory()
+    made = json.loads(
+        said("batch", "create", "image", f"--subject=subband_group:{tile.pk}", "--parameter=robust=-1", "--json")
+    )
+    pk = str(made["id"])
+    assert (made["state"], made["parameters"]["robust"]) == ("ready", -1)
+    assert said("batch", "show", pk).startswith(f"batch {pk}  image       ready")
+    assert f"batch {pk}" in said("batch", "list", "--state", "ready")
+    assert said("batch", "list", "--state", "done") == ""
+    assert "1 cancelled" in said("batch", "cancel", pk)
+    assert "Cancelled before it ran. [cancelled]" in said("batch", "watch", pk, status=1)
+    assert "1 ready" in said("batch", "retry", pk)
+    queried = json.loads(said("batch", "create", "convert", "--query", "kind=subband_group", "--json"))
+    assert queried["counts"]["total"] == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("batch", "show", "99"), r"There is no batch 99.*\[unknown_batch\]"),
+        (("batch", "create", "bake", "--subject=subband_group:1"), r"\[unknown_stage\]"),
+        (("batch", "create", "convert", "--subject=7"), "KIND:ID"),
+        (("batch", "create", "convert"), r"\[invalid_query\]"),
+        (("batch", "create", "convert", "--query", "kind"), "NAME=VALUE"),
+        (("worker", "--processes=0"), "from 1 to 64"),
+        (("worker", "--stages=bake"), "There is no stage 'bake'"),
+        (("pause", "bake"), r"\[unknown_stage\]"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(arguments, words):
+    with pytest.raises(CommandError, match=words):
+        call_command(*arguments)
+
+
+@pytest.mark.django_db
+def test_stages_are_paused_and_resumed():
+    said("pause", "image", "--reason=new disk")
+    said("pause")
+    assert set(Pause.objects.values_list("stage", flat=True)) == {"image", ""}
+    assert said("resume", "image") == "Resumed 1.\n"
+    assert said("resume") == "Resumed 1.\n"
+    assert said("resume") == "Nothing was paused.\n"
