@@ -36,8 +36,9 @@ class Command(ContimgCommand):
         variable = Source.objects.variable().order_by("-eta").first()
         if variable is not None:
             call_command("light_curve", variable.name, png=settings.VAR_DIR / "light_curve.png")
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.stdout.write(f"\npeak memory {peak_bytes / 1e9:.2f} GB; files are in {settings.VAR_DIR}")
+        processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        peak_bytes = max(resource.getrusage(which).ru_maxrss for which in processes) * 1024
+        self.stdout.write(f"\nlargest process {peak_bytes / 1e9:.2f} GB; files are in {settings.VAR_DIR}")
         self._invite()
 
     @contextmanager
