@@ -119,7 +119,7 @@ class ItemAdmin(Steered):
         "finished_at",
     ]  # fmt: skip
     list_filter = ["state", "stage"]
-    list_select_related = ["batch", "group", "measurement_set__group", "image__measurement_set__group"]
+    list_select_related = ["batch", "group", "measurement_set__group", "image__measurement_set__group", "epoch"]
     search_fields = ["=error_code", "=measurement_set__name", "=image__name"]
     extra_facts = (state_badge, progress_bar)
     inlines = [AttemptInline]
@@ -138,7 +138,12 @@ class ItemAdmin(Steered):
 class AttemptAdmin(FactsAdmin):
     list_display = ["__str__", link("item"), "outcome", "worker", "started_at", "finished_at", "error_code"]
     list_filter = ["outcome", "stage"]
-    list_select_related = ["item__group", "item__measurement_set__group", "item__image__measurement_set__group"]
+    list_select_related = [
+        "item__group",
+        "item__measurement_set__group",
+        "item__image__measurement_set__group",
+        "item__epoch",
+    ]
     search_fields = ["=worker", "=error_code"]
     extra_facts = ("log",)
 

@@ -33,6 +33,7 @@ class ItemFilter(ListFilter):
             "group": ["exact"],
             "measurement_set": ["exact"],
             "image": ["exact"],
+            "epoch": ["exact"],
             "error_code": ["exact"],
             "worker": ["exact"],
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.conf import settings
@@ -10,7 +12,7 @@ from django.db.models import Case, F, Q, Value, When
 
 from batch.querysets import AttemptQuerySet, BatchQuerySet, ItemQuerySet, WorkerQuerySet
 from images.models import Image
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 
 class State(models.TextChoices):
@@ -127,6 +129,14 @@ class Batch(models.Model):
         return (self.n_total - self.n_open) / self.n_total
 
 
+# The words of the API for what an item can be about, and the column that holds it.
+SUBJECT_COLUMNS = {"subband_group": "group", "measurement_set": "measurement_set", "image": "image", "epoch": "epoch"}
+
+
+def _only(column: str) -> Q:
+    return Q(**{f"{other}__isnull": other != column for other in SUBJECT_COLUMNS.values()})
+
+
 class Item(models.Model):
     """One stage on one subject.
 
@@ -134,7 +144,7 @@ class Item(models.Model):
            ^  |                ^ ^               |
            |  |                | +--hand back----+--> failed, cancelled or quarantined
            |  +--its predecessor failed-----------------> failed (dependency_failed)
-           +--calibration is missing-------------+
+           +--calibration is missing-------------+        A mosaic waits while anything is open for a tile of its epoch.
         waiting, ready ---cancel---> cancelled        failed, cancelled, quarantined ---retry---> ready or waiting
 
     Every arrow is one conditional UPDATE in `batch.transitions`. A claim raises `attempt`; whatever a worker writes
@@ -152,6 +162,7 @@ class Item(models.Model):
         MeasurementSet, null=True, blank=True, on_delete=models.PROTECT, related_name="items"
     )
     image = models.ForeignKey(Image, null=True, blank=True, on_delete=models.PROTECT, related_name="items")
+    epoch = models.ForeignKey(Epoch, null=True, blank=True, on_delete=models.PROTECT, related_name="items")
     writes_to = models.CharField(
         max_length=40, help_text="Items that write to the same thing never run at the same time."
     )
@@ -178,9 +189,7 @@ class Item(models.Model):
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(group__isnull=False, measurement_set__isnull=True, image__isnull=True)
-                | Q(group__isnull=True, measurement_set__isnull=False, image__isnull=True)
-                | Q(group__isnull=True, measurement_set__isnull=True, image__isnull=False),
+                condition=reduce(or_, (_only(column) for column in SUBJECT_COLUMNS.values())),
                 name="item_exactly_one_subject",
             ),
             models.UniqueConstraint(
@@ -193,6 +202,9 @@ class Item(models.Model):
         indexes = [
             models.Index(fields=["-priority", "id"], condition=Q(state=State.READY), name="item_claimable"),
             models.Index(fields=["lease_until"], condition=Q(state=State.RUNNING), name="item_leases"),
+            models.Index(
+                fields=["epoch"], condition=Q(state=State.WAITING, stage=StageName.MOSAIC), name="item_waiting_mosaics"
+            ),
             models.Index(fields=["batch", "state", "stage"], name="item_batch_state"),
             models.Index(fields=["state", "id"], name="item_state"),
             models.Index(fields=["batch", "changed_at"], name="item_batch_changed"),
@@ -203,7 +215,13 @@ class Item(models.Model):
 
     @property
     def subject(self) -> Any:
-        return self.group or self.measurement_set or self.image
+        return self.group or self.measurement_set or self.image or self.epoch
+
+    @property
+    def tile(self) -> SubbandGroup | None:
+        """The tile that the subject is or is of; None for an epoch and for an image from elsewhere."""
+        measurement_set = self.image.measurement_set if self.image else self.measurement_set
+        return measurement_set.group if measurement_set else self.group
 
     @property
     def subject_kind(self) -> str:
@@ -212,10 +230,6 @@ class Item(models.Model):
     @property
     def subject_id(self) -> int:
         return getattr(self, f"{SUBJECT_COLUMNS[self.subject_kind]}_id")
-
-
-# The words of the API for what an item can be about, and the column that holds it.
-SUBJECT_COLUMNS = {"subband_group": "group", "measurement_set": "measurement_set", "image": "image"}
 
 
 class Attempt(models.Model):

@@ -49,8 +49,11 @@ class ItemQuerySet(models.QuerySet):
     def waiting_for_calibration(self) -> Self:
         return self.waiting().filter(error_code="waiting_for_calibration")
 
+    def waiting_mosaics(self) -> Self:
+        return self.waiting().filter(stage="mosaic")
+
     def with_subject(self) -> Self:
-        return self.select_related("group", "measurement_set__group", "image__measurement_set__group")
+        return self.select_related("group", "measurement_set__group", "image__measurement_set__group", "epoch")
 
     def with_latest_attempt(self) -> Self:
         """Annotates `did_work`: whether the newest attempt made its product, rather than found it done."""

@@ -22,10 +22,10 @@ from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, stages
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.products import digest
-from images.filters import ImageFilter
+from images.filters import EpochFilter, ImageFilter
 from images.models import Image
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 MOST_ITEMS = 100_000
 INSERT_AT_ONCE = 2000
@@ -89,22 +89,27 @@ class SubjectKind:
 
     rows: QuerySet
     filters: type[FilterSet]
-    tile: str  # the way to its tile
-    raw_bytes: str  # the way to the size of its tile's raw files
+    time: str  # items are made in this order, whatever the order of asking: light curves grow with time
+    tile: str = ""  # the way to its tile, where it is of one
+    raw_bytes: str = ""  # the way to the size of its tile's raw files
+
+    def columns(self) -> list[str]:
+        return ["pk", *filter(None, (self.tile, self.raw_bytes))]
 
     def locks(self, row: Mapping[str, Any], kind: str) -> str:
-        tile = row[self.tile]
+        tile = row.get(self.tile)
         return f"tile {tile}" if tile is not None else f"{kind} {row['pk']}"
 
 
 SUBJECT_KINDS = {
-    "subband_group": SubjectKind(SubbandGroup.objects.all(), SubbandGroupFilter, "pk", "size_bytes"),
+    "subband_group": SubjectKind(SubbandGroup.objects.all(), SubbandGroupFilter, "observed_at", "pk", "size_bytes"),
     "measurement_set": SubjectKind(
-        MeasurementSet.objects.current(), MeasurementSetFilter, "group", "group__size_bytes"
+        MeasurementSet.objects.current(), MeasurementSetFilter, "observed_at", "group", "group__size_bytes"
     ),
     "image": SubjectKind(
-        Image.objects.all(), ImageFilter, "measurement_set__group", "measurement_set__group__size_bytes"
+        Image.objects.all(), ImageFilter, "observed_at", "measurement_set__group", "measurement_set__group__size_bytes"
     ),
+    "epoch": SubjectKind(Epoch.objects.with_mosaic(), EpochFilter, "started_at"),
 }
 
 
@@ -210,7 +215,7 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
         missing = sorted(set(keys) - set(some.locks))
         if missing:
             raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
-        found.append(Subjects(kind, {pk: some.locks[pk] for pk in keys}, some.raw_bytes))
+        found.append(some)
     return found
 
 
@@ -239,8 +244,8 @@ def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:
 
 def _subjects(kind: str, rows: QuerySet) -> Subjects:
     described = SUBJECT_KINDS[kind]
-    found = list(rows.order_by("pk").values("pk", described.tile, described.raw_bytes)[: MOST_ITEMS + 1])
-    sizes = [row[described.raw_bytes] for row in found if row[described.raw_bytes]]
+    found = list(rows.order_by(described.time, "pk").values(*described.columns())[: MOST_ITEMS + 1])
+    sizes = [row[described.raw_bytes] for row in found if row.get(described.raw_bytes)]
     return Subjects(kind, {row["pk"]: described.locks(row, kind) for row in found}, sizes)
 
 
@@ -264,7 +269,9 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
     sizes = [size for some in chosen for size in some.raw_bytes]
     batch.raw_bytes = mean(sizes) if sizes else None
     batch.n_total = len(subjects) * len(links)
-    batch.n_ready, batch.n_waiting = len(subjects), len(subjects) * (len(links) - 1)
+    waits = _waits(subjects) if links[0].name == StageName.MOSAIC else {}
+    batch.n_waiting = len(subjects) * (len(links) - 1) + len(waits)
+    batch.n_ready = batch.n_total - batch.n_waiting
     batch.save(force_insert=True)
     before: Sequence[Item | None] = [None] * len(subjects)
     for link in links:
@@ -272,12 +279,19 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
             [
                 Item(
                     batch=batch, stage=link.name, after=after, writes_to=lock, priority=batch.priority,
-                    state=State.WAITING if after else State.READY, **{f"{SUBJECT_COLUMNS[kind]}_id": pk},
+                    state=State.WAITING if after or pk in waits else State.READY,
+                    error_code=transitions.WAITING_FOR_TILES if pk in waits else "", error_detail=waits.get(pk, ""),
+                    **{f"{SUBJECT_COLUMNS[kind]}_id": pk},
                 )
                 for (kind, pk, lock), after in zip(subjects, before, strict=True)
             ],
             batch_size=INSERT_AT_ONCE,
         )  # fmt: skip
+
+
+def _waits(epochs: Sequence[tuple[str, int, str]]) -> dict[int, str]:
+    """By epoch what its mosaic waits for, for those that have to."""
+    return transitions.open_tiles(Epoch.objects.in_bulk([pk for _, pk, _ in epochs]).values())
 
 
 # --- steering ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db.models import Model, QuerySet
 from django.utils.module_loading import import_string
 
-from batch.models import Item, StageName
+from batch.models import UNFINISHED, Item, StageName
 from batch.parameters import IMAGING
 from calibration.models import CalibrationTable, FlagTable
 from calibration.services import (
@@ -36,9 +36,10 @@ from calibration.services import (
 from contimg.exceptions import ContimgError
 from contimg.products import is_intact
 from images.models import Image
+from images.mosaics import Choice, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import Epoch, MeasurementSet, SubbandGroup
 from qa.services import assess_calibration_table, assess_image, is_assessed
 from sources.services import catalogue_recipe, measure_image, record_catalogue
 
@@ -56,28 +57,35 @@ class StageNotReady(ContimgError):
 
 @dataclass(frozen=True)
 class Job:
-    """A stage's subject and parameters: a tile, or one image (of a tile or from elsewhere)."""
+    """A stage's subject and parameters: a tile, one image (of a tile or from elsewhere), or an epoch."""
 
     tile: SubbandGroup | None
     image: Image | None = None
+    epoch: Epoch | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[float], None] = lambda fraction: None
 
     @classmethod
     def of(cls, item: Item, progress: Callable[[float], None]) -> Job:
-        measurement_set = item.image.measurement_set if item.image else item.measurement_set
-        tile = measurement_set.group if measurement_set else item.group
-        return cls(tile=tile, image=item.image, parameters=item.batch.parameters, progress=progress)
+        return cls(
+            tile=item.tile, image=item.image, epoch=item.epoch, parameters=item.batch.parameters, progress=progress
+        )
 
     @property
     def name(self) -> str:
-        return (self.image or self.the_tile).name
+        return (self.image or self.epoch or self.the_tile).name
 
     @property
     def the_tile(self) -> SubbandGroup:
         if self.tile is None:
             raise StageNotReady(f"{self.name} is not a tile; this stage works on tiles only.")
         return self.tile
+
+    @property
+    def the_epoch(self) -> Epoch:
+        if self.epoch is None:
+            raise StageNotReady(f"{self.name} is not an epoch; this stage works on epochs only.")
+        return self.epoch
 
     @property
     def lenient(self) -> bool:
@@ -224,13 +232,16 @@ def _apply(job: Job, folder: Path) -> Record:
 
 
 # --- image, assess, photometry -----------------------------------------------------------------------------------
-COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "preview_path")
+COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
 
 
 def _image_is_done(job: Job) -> bool:
-    images, recipe = Image.objects.tiles().current(), imaging_recipe(calibrated_set(job), job.imaging)
+    return _is_whole(Image.objects.tiles().current(), imaging_recipe(calibrated_set(job), job.imaging))
+
+
+def _is_whole(images: QuerySet[Image], recipe: str) -> bool:
     return _exists(images, recipe) and all(
-        is_intact(path) for path in images.filter(recipe=recipe).values_list(*COMPANIONS).get()
+        is_intact(path) for path in images.filter(recipe=recipe).values_list(*COMPANIONS).get() if path
     )
 
 
@@ -254,6 +265,30 @@ def _photometry(job: Job, folder: Path) -> Record:
     image = image_of(job)
     measured = measure_image(image=image)
     return lambda: record_catalogue(image=image, measured=measured)
+
+
+# --- mosaic ------------------------------------------------------------------------------------------------------
+def _choice(job: Job) -> Choice:
+    """The epoch's good tiles; of those without an image it says what went wrong last."""
+    tiles = SubbandGroup.objects.in_epoch(job.the_epoch)
+    failed = Item.objects.filter(group__in=tiles, state__in=UNFINISHED).exclude(error_code="dependency_failed")
+    failures = dict(failed.order_by("id").values_list("group", "error_code"))
+    return choose_tiles(epoch=job.the_epoch, failures=failures)
+
+
+def _mosaic_is_done(job: Job) -> bool:
+    return _is_whole(job.the_epoch.mosaics.current(), mosaic_recipe(_choice(job).used))
+
+
+def _mosaic(job: Job, folder: Path) -> Record:
+    epoch = job.the_epoch
+    made = make_mosaic(epoch=epoch, choice=_choice(job), folder=folder, progress=lambda part: job.progress(0.8 * part))
+    return lambda: record_mosaic(epoch=epoch, made=made)
+
+
+def _mosaic_bytes(job: Job) -> int:
+    """Two sums and two images of 4 bytes, on a grid that is no larger than its tiles together."""
+    return 16 * sum(image.width_px * image.height_px for image in _choice(job).used)
 
 
 def _pixels_bytes(job: Job) -> int:
@@ -306,5 +341,13 @@ STAGES = (
         disk_bytes=lambda job: 8 * _pixels_bytes(job),
         time_limit_s=1800,
     ),
+    Stage(
+        StageName.MOSAIC, ("epoch",), (),
+        _mosaic_is_done, _mosaic,
+        inputs=lambda job: _choice(job).used,
+        outputs=lambda job: [job.the_epoch.mosaics.current().get()],
+        disk_bytes=_mosaic_bytes,
+    ),
 )  # fmt: skip
-CHAIN = tuple(stage.name for stage in STAGES)  # what `process` does to a tile, in this order
+# What `process` does to a tile, in this order.
+CHAIN = tuple(stage.name for stage in STAGES if "subband_group" in stage.subject_kinds)

@@ -24,7 +24,7 @@ from batch.transitions import Claim, LeaseLost
 from calibration.models import CalibrationTable, FlagTable
 from contimg.products import inside, is_gone, noted, owner_of, products_root, work_folders
 from images.models import Image
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,7 @@ PATH_COLUMNS = (
     (Image, "flat_noise_path", "measurement_set__group"),
     (Image, "residual_path", "measurement_set__group"),
     (Image, "primary_beam_path", "measurement_set__group"),
+    (Image, "noise_path", "measurement_set__group"),
     (Image, "preview_path", "measurement_set__group"),
 )
 
@@ -124,11 +125,16 @@ def remove_unnamed(folder: Path) -> list[str]:
     return removed
 
 
-def products_of(tile: SubbandGroup) -> Iterator[str]:
-    """The paths of all products of a tile, of every version."""
+def products_of(subject: SubbandGroup | Epoch) -> Iterator[str]:
+    """The paths of all products of a tile, or of all mosaics of an epoch, of every version."""
     for model, column, to_tile in PATH_COLUMNS:
-        rows = model._default_manager.filter(**{to_tile: tile}).exclude(**{column: ""})
-        yield from rows.values_list(column, flat=True)
+        if isinstance(subject, SubbandGroup):
+            rows = model._default_manager.filter(**{to_tile: subject})
+        elif model is Image:
+            rows = Image.objects.filter(mosaic_of=subject)
+        else:
+            continue
+        yield from rows.exclude(**{column: ""}).values_list(column, flat=True)
 
 
 def _named(paths: Iterable[str]) -> Iterator[str]:

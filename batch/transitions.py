@@ -6,9 +6,12 @@ transactions never wait for each other.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django.conf import settings
@@ -20,8 +23,10 @@ from django.db.models.lookups import Exact
 from batch.models import ENDED, OPEN, UNFINISHED, Attempt, Batch, Item, Pause, StageName, State
 from batch.querysets import ItemQuerySet
 from contimg.exceptions import ContimgError
+from observations.models import Epoch, SubbandGroup, name_files
 
 WAITING_FOR_CALIBRATION = "waiting_for_calibration"
+WAITING_FOR_TILES = "waiting_for_tiles"
 CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
 BACKOFF_S = 10.0
 MAX_BACKOFF_S = 600.0
@@ -218,10 +223,17 @@ def settle(held: Claim) -> None:
         release(batch_items.filter(stage=StageName.APPLY))
     if held.stage == StageName.PHOTOMETRY or not batch_items.filter(pk=held.item_id, state=State.DONE).exists():
         release(batch_items.filter(stage=StageName.ASSESS))
+    mosaics = Item.objects.waiting_mosaics()
+    if held.stage != StageName.MOSAIC and mosaics.exists():
+        tile = Item.objects.with_subject().get(pk=held.item_id).tile
+        if tile is not None:
+            epochs = Epoch.objects.of_tile(observed_at=tile.observed_at, dec_deg=tile.pointing_dec_deg)
+            release_mosaics(mosaics.filter(epoch__in=epochs))
 
 
 def settle_all() -> int:
-    return release(Item.objects.all()) + _end_orphaned(Item.objects.all())
+    n = release(Item.objects.all()) + _end_orphaned(Item.objects.all())
+    return n + release_mosaics(Item.objects.all())
 
 
 def release(items: ItemQuerySet) -> int:
@@ -240,12 +252,56 @@ def release(items: ItemQuerySet) -> int:
     )
     free = (
         items.waiting()
+        .exclude(stage=StageName.MOSAIC)
         .filter(error_code="")
         .filter(Q(after=None) | Q(after__state=State.DONE))
         .filter(~Q(stage=StageName.APPLY) | ~Exists(calibrating))
         .filter(~Q(stage=StageName.ASSESS) | Q(after=None) | ~Exists(measuring))
     )
     return _move_all(free, State.READY)
+
+
+def release_mosaics(items: ItemQuerySet) -> int:
+    """Mosaics among these become ready when nothing is open any more for a tile of their epoch; returns how many.
+
+    The others say what they wait for.
+    """
+    waiting = list(items.waiting_mosaics().select_related("epoch").order_by("pk"))
+    opened = open_tiles([item.epoch for item in waiting if item.epoch is not None])
+    free = [item.pk for item in waiting if item.epoch_id not in opened]
+    for item in waiting:
+        detail = opened.get(item.epoch_id or 0, "")
+        if detail and detail != item.error_detail:
+            Item.objects.waiting().filter(pk=item.pk).update(
+                error_code=WAITING_FOR_TILES, error_detail=detail, changed_at=Now()
+            )
+    if not free:
+        return 0
+    return _move_all(Item.objects.filter(pk__in=free), State.READY, error_code="", error_detail="")
+
+
+def open_tiles(epochs: Iterable[Epoch]) -> dict[int, str]:
+    """For each epoch with tiles that are being worked on, or are to be, a sentence that names them."""
+    asked = list(epochs)
+    if not asked:
+        return {}
+    unended = Item.objects.unended()
+    of_tile = [Q(group=OuterRef("pk")), Q(measurement_set__group=OuterRef("pk"))]
+    of_tile.append(Q(image__measurement_set__group=OuterRef("pk")))
+    busy = SubbandGroup.objects.filter(
+        reduce(or_, (Q(Exists(unended.filter(condition))) for condition in of_tile)),
+        observed_at__gte=min(epoch.tiles_from for epoch in asked),
+        observed_at__lt=max(epoch.tiles_until for epoch in asked),
+    )
+    tiles = list(busy.order_by("observed_at", "id").only("started_at", "observed_at", "pointing_dec_deg"))
+    times = [tile.observed_at for tile in tiles]
+    sentences = {}
+    for epoch in asked:
+        first, last = bisect_left(times, epoch.tiles_from), bisect_left(times, epoch.tiles_until)
+        named = [tile.name for tile in tiles[first:last] if tile.is_of_strip(epoch.dec_deg)]
+        if named:
+            sentences[epoch.pk] = f"Waits for what is to be done on the tiles of its epoch: {name_files(named)}."
+    return sentences
 
 
 def release_calibrated(items: ItemQuerySet) -> int:
@@ -321,6 +377,7 @@ def retry(items: ItemQuerySet) -> int:
                 )  # fmt: skip
             again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
         release(items)
+        release_mosaics(items)
     return n
 
 

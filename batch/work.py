@@ -93,8 +93,8 @@ def _do(held: Claim, stage: Stage, job: Job) -> None:
         record = stage.work(job, folder)
         job.progress(0.95)
         make_durable(folder)
-        if job.tile is not None:
-            note(folder, products_of(job.tile))
+        if subject := job.epoch or job.tile:
+            note(folder, products_of(subject))
         try:
             with transaction.atomic():
                 transitions.finish(held)

@@ -11,7 +11,7 @@ from batch.viewsets import BatchViewSet, ItemViewSet, PauseViewSet, WorkerViewSe
 from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
-from images.viewsets import ImageViewSet
+from images.viewsets import EpochViewSet, ImageViewSet
 from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
 from qa.viewsets import AssessmentViewSet, PolicyViewSet
 from sources.viewsets import MeasurementViewSet, SourceViewSet
@@ -22,6 +22,7 @@ router.register("measurement-sets", MeasurementSetViewSet, "measurement-set")
 router.register("calibrators", CalibratorViewSet, "calibrator")
 router.register("calibration-tables", CalibrationTableViewSet, "calibration-table")
 router.register("images", ImageViewSet, "image")
+router.register("epochs", EpochViewSet, "epoch")
 router.register("sources", SourceViewSet, "source")
 router.register("measurements", MeasurementViewSet, "measurement")
 router.register("assessments", AssessmentViewSet, "assessment")

@@ -6,7 +6,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from contimg.admin import EMPTY, FactsAdmin, grade_badge, link, links, number
-from images.models import Image
+from images.models import Image, MosaicTile
 
 
 @admin.register(Image)
@@ -31,6 +31,7 @@ class ImageAdmin(FactsAdmin):
         "preview",
         grade_badge,
         "fits",
+        links("tiles", "images.mosaictile", "mosaic"),
         links("assessments", "qa.assessment", "image"),
         links("measurements", "sources.measurement", "image"),
     )
@@ -46,6 +47,16 @@ class ImageAdmin(FactsAdmin):
     @admin.display(description="FITS")
     def fits(self, image: Image) -> SafeString:
         return format_html('<a href="{}">download</a>', reverse("image-fits", args=[image.pk]))
+
+
+@admin.register(MosaicTile)
+class MosaicTileAdmin(FactsAdmin):
+    list_display = [
+        link("mosaic"),
+        link("tile"),
+        number("rms_jy_per_beam", ".3g", scale=1e3, description="rms at the common beam (mJy/beam)"),
+    ]
+    list_select_related = ["mosaic", "tile"]
 
 
 def _preview(image: Image, style: str) -> SafeString | str:

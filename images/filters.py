@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ChoicesFilter, ConeFilter
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ChoicesFilter, ConeFilter, ListFilter
 from contimg.models import Grade
 from images.models import Image
+from observations.models import Epoch
 
 
 class ImageFilter(ConeFilter):
@@ -27,4 +28,13 @@ class ImageFilter(ConeFilter):
             "is_lenient": ["exact"],
             "is_current": ["exact"],
             "measurement_set": ["exact", "isnull"],
+            "mosaic_of": ["exact", "isnull"],
         }
+
+
+class EpochFilter(ListFilter):
+    grade = ChoicesFilter(choices=Grade)
+
+    class Meta:
+        model = Epoch
+        fields = {"started_at": ["exact", *BOUNDS], "dec_deg": RANGE}

@@ -8,14 +8,16 @@ from django.db.models.functions import NullIf
 
 from contimg.models import Grade
 from images.querysets import ImageQuerySet
-from observations.models import DataRoot, MeasurementSet
+from observations.models import DataRoot, Epoch, MeasurementSet
 
 
 class Image(models.Model):
     """One FITS image.
 
     For a tile `path` is the primary-beam-corrected image; `rms_jy_per_beam`, `peak_jy_per_beam` and the dynamic range
-    are of the flat-noise image, where noise means something. An external image is measured as it came.
+    are of the flat-noise image, where noise means something. For a mosaic `path` is corrected too, `noise_path` its
+    noise sigma_M, `rms_jy_per_beam` the median of that and `peak_jy_per_beam` the value of the most significant pixel.
+    An external image is measured as it came.
     Paths are relative to the products root; an external file that was not copied is relative to `root`.
     """
 
@@ -33,11 +35,15 @@ class Image(models.Model):
     measurement_set = models.ForeignKey(
         MeasurementSet, null=True, blank=True, on_delete=models.PROTECT, related_name="images"
     )
+    mosaic_of = models.ForeignKey(
+        Epoch, null=True, blank=True, on_delete=models.PROTECT, related_name="mosaics", help_text="For a mosaic."
+    )
     root = models.ForeignKey(DataRoot, null=True, blank=True, on_delete=models.PROTECT, related_name="images")
     path = models.CharField(max_length=500)
     flat_noise_path = models.CharField(max_length=500, blank=True, help_text="Before primary-beam correction.")
     residual_path = models.CharField(max_length=500, blank=True)
     primary_beam_path = models.CharField(max_length=500, blank=True)
+    noise_path = models.CharField(max_length=500, blank=True, help_text="The noise at each pixel of a mosaic.")
     preview_path = models.CharField(max_length=500, blank=True)
     size_bytes = models.BigIntegerField()
     checksum = models.CharField(max_length=64, help_text="SHA-256 of the data, dates and history left out.")
@@ -80,7 +86,7 @@ class Image(models.Model):
     grade_source = models.CharField(max_length=10, choices=GradeSource.choices, default=GradeSource.POLICY)
     is_suspect = models.BooleanField(default=False)
     is_lenient = models.BooleanField(default=False, help_text="Made with tables that failed their gate, on request.")
-    is_current = models.BooleanField(default=True, help_text="The newest version of this tile.")
+    is_current = models.BooleanField(default=True, help_text="The newest version of this tile or mosaic.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ImageQuerySet.as_manager()
@@ -96,6 +102,13 @@ class Image(models.Model):
             models.CheckConstraint(
                 condition=Q(kind="tile", measurement_set__isnull=False) | ~Q(kind="tile"),
                 name="image_tile_has_measurement_set",
+            ),
+            models.CheckConstraint(
+                condition=Q(kind="mosaic", mosaic_of__isnull=False) | (~Q(kind="mosaic") & Q(mosaic_of__isnull=True)),
+                name="image_mosaic_has_epoch",
+            ),
+            models.UniqueConstraint(
+                fields=["mosaic_of"], condition=Q(is_current=True), name="image_one_current_mosaic"
             ),
             models.CheckConstraint(
                 condition=Q(ra_deg__gte=0, ra_deg__lt=360, dec_deg__gte=-90, dec_deg__lte=90), name="image_on_the_sky"
@@ -114,3 +127,18 @@ class Image(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class MosaicTile(models.Model):
+    """A tile that a mosaic is made of."""
+
+    mosaic = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="mosaic_tiles")
+    tile = models.ForeignKey(Image, on_delete=models.PROTECT, related_name="in_mosaics")
+    rms_jy_per_beam = models.FloatField(help_text="Its noise at the mosaic's beam, before primary-beam correction.")
+
+    class Meta:
+        ordering = ["mosaic", "tile__observed_at", "tile"]
+        constraints = [models.UniqueConstraint(fields=["mosaic", "tile"], name="mosaic_tile_once")]
+
+    def __str__(self) -> str:
+        return f"{self.tile} in {self.mosaic}"

@@ -14,6 +14,9 @@ class ImageQuerySet(PositionQuerySet):
     def tiles(self) -> Self:
         return self.filter(kind="tile")
 
+    def mosaics(self) -> Self:
+        return self.filter(kind="mosaic")
+
     def current(self) -> Self:
         return self.filter(is_current=True)
 
@@ -35,5 +38,5 @@ class ImageQuerySet(PositionQuerySet):
 
     def for_detail(self) -> Self:
         return self.with_links().prefetch_related(
-            "measurement_set__applied_tables__table", current_assessments(self.model)
+            "measurement_set__applied_tables__table", "mosaic_tiles__tile", current_assessments(self.model)
         )

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
+from contimg.models import Grade
 from images.models import Image
+from observations.models import Epoch
 from observations.serializers import AppliedTableSerializer
 
 
@@ -23,17 +27,26 @@ class ImageSerializer(FactsSerializer):
         ]  # fmt: skip
 
 
+class MosaicTileSerializer(serializers.Serializer):
+    """A tile that a mosaic is made of."""
+
+    image = serializers.IntegerField(source="tile_id")
+    name = serializers.CharField(source="tile.name")
+    rms_jy_per_beam = serializers.FloatField(help_text="At the mosaic's beam, before primary-beam correction.")
+
+
 class ImageDetailSerializer(ImageSerializer):
     missing_subbands = serializers.ListField(child=serializers.IntegerField())
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
+    mosaic_tiles = MosaicTileSerializer(many=True, help_text="Empty for what is no mosaic.")
     assessment = VerdictSerializer(allow_null=True)
     links = serializers.SerializerMethodField()
 
     class Meta(ImageSerializer.Meta):
         fields = [
             *ImageSerializer.Meta.fields[:-1], "unit", "radius_deg", "thermal_rms_jy_per_beam", "finite_fraction",
-            "missing_subbands", "tables_applied", "assessment", "metrics", "engine", "parameters", "versions",
-            "size_bytes", "checksum", "recipe", "links",
+            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "metrics", "engine",
+            "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
         ]  # fmt: skip
 
     @extend_schema_field({"type": "object", "additionalProperties": {"type": "string", "format": "uri"}})
@@ -45,6 +58,43 @@ class ImageDetailSerializer(ImageSerializer):
         }
         if image.preview_path:
             links["preview"] = reverse("image-preview", [image.pk], request=request)
+        if image.noise_path:
+            links["noise"] = reverse("image-noise", [image.pk], request=request)
+        if image.mosaic_of_id is not None:
+            links["epoch"] = reverse("epoch-detail", [image.mosaic_of_id], request=request)
         if image.measurement_set_id is not None:
             links["measurement_set"] = reverse("measurement-set-detail", [image.measurement_set_id], request=request)
         return links
+
+
+class EpochSerializer(FactsSerializer):
+    mosaic = serializers.IntegerField(allow_null=True, help_text="The current one; null before the first.")
+    grade = serializers.ChoiceField(Grade.choices, allow_null=True, help_text="Of the mosaic.")
+
+    class Meta:
+        model = Epoch
+        fields = ["id", "name", "started_at", "dec_deg", "tiles_from", "tiles_until", "mosaic", "grade", "created_at"]
+
+
+class EpochTileSerializer(serializers.Serializer):
+    """A tile of an epoch and its current image."""
+
+    subband_group = serializers.IntegerField(source="group.pk")
+    name = serializers.CharField(source="group.name")
+    observed_at = serializers.DateTimeField(source="group.observed_at")
+    image = serializers.IntegerField(source="image.pk", allow_null=True, default=None)
+    grade = serializers.ChoiceField(Grade.choices, source="image.grade", allow_null=True, default=None)
+    rms_jy_per_beam = serializers.FloatField(source="image.rms_jy_per_beam", allow_null=True, default=None)
+
+
+class EpochDetailSerializer(EpochSerializer):
+    """`tiles` come from the context, where the view puts them: they belong by time and strip, not by a key."""
+
+    tiles = serializers.SerializerMethodField()
+
+    class Meta(EpochSerializer.Meta):
+        fields = [*EpochSerializer.Meta.fields, "tiles"]
+
+    @extend_schema_field(EpochTileSerializer(many=True))
+    def get_tiles(self, epoch: Epoch) -> Any:
+        return EpochTileSerializer(self.context["tiles"], many=True).data

@@ -129,7 +129,7 @@ def _record_external(*, path: Path, plain: Path, preview: Path, recipe: str, fac
     image, _ = Image.objects.get_or_create(
         recipe=recipe,
         defaults={
-            **_columns(facts),
+            **columns_of(facts),
             "kind": Image.Kind.EXTERNAL,
             "name": _name(path),
             "root": root,
@@ -142,7 +142,7 @@ def _record_external(*, path: Path, plain: Path, preview: Path, recipe: str, fac
     return image
 
 
-def _columns(facts: FitsFacts) -> dict[str, object]:
+def columns_of(facts: FitsFacts) -> dict[str, object]:
     """A file's facts as columns of Image."""
     beam, at = facts.beam, facts.observed_at
     return {

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.http import Http404, HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
+from rest_framework.response import Response
 
 from contimg.api.errors import ProblemSerializer
 from contimg.api.files import file_response
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.viewsets import ReadOnlyResource
 from contimg.products import product_path
-from images.filters import ImageFilter
+from images.filters import EpochFilter, ImageFilter
 from images.models import Image
-from images.serializers import ImageDetailSerializer, ImageSerializer
+from images.mosaics import tiles_of
+from images.serializers import EpochDetailSerializer, EpochSerializer, ImageDetailSerializer, ImageSerializer
 from images.services import image_file
+from observations.models import Epoch
 
 FITS = "application/fits"
 PNG = "image/png"
@@ -39,6 +44,15 @@ class ImageViewSet(ReadOnlyResource):
         image = self.get_object()
         return file_response(request, image_file(image=image), content_type=FITS, etag=image.checksum)
 
+    @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @action(detail=True, content_negotiation_class=FileNegotiation)
+    def noise(self, request: Request, pk: str) -> HttpResponseBase:
+        """The FITS file of a mosaic's noise at each pixel."""
+        image = self.get_object()
+        if not image.noise_path:
+            raise Http404
+        return file_response(request, product_path(image.noise_path), content_type=FITS, etag=image.recipe)
+
     @extend_schema(responses={(200, PNG): OpenApiTypes.BINARY, (206, PNG): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, url_path="preview.png", content_negotiation_class=FileNegotiation)
     def preview(self, request: Request, pk: str) -> HttpResponseBase:
@@ -47,3 +61,20 @@ class ImageViewSet(ReadOnlyResource):
         if not image.preview_path:
             raise Http404
         return file_response(request, product_path(image.preview_path), content_type=PNG, etag=image.recipe)
+
+
+class EpochViewSet(ReadOnlyResource):
+    """UTC hours of a dec strip, whose tiles make one mosaic."""
+
+    queryset = Epoch.objects.for_listing()
+    detail_queryset = Epoch.objects.for_listing()
+    serializer_class = EpochSerializer
+    detail_serializer_class = EpochDetailSerializer
+    filterset_class = EpochFilter
+    orderings = ["started_at", "id"]
+    ordering = "-started_at"
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        epoch = self.get_object()
+        context = {**self.get_serializer_context(), "tiles": tiles_of(epoch=epoch)}
+        return Response(EpochDetailSerializer(epoch, context=context).data)

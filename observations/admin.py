@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 
 from contimg.admin import EMPTY, FactsAdmin, FactsInline, link, links, number
-from observations.models import DataRoot, MeasurementSet, SubbandFile, SubbandGroup
+from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 
 
 @admin.register(DataRoot)
@@ -41,6 +41,13 @@ class SubbandGroupAdmin(FactsAdmin):
     @admin.display(description="twice")
     def duplicates(self, group: SubbandGroup) -> str:
         return _subbands(group.duplicate_subbands)
+
+
+@admin.register(Epoch)
+class EpochAdmin(FactsAdmin):
+    list_display = ["name", "started_at", number("dec_deg", ".3f", description="dec strip (deg)"), "created_at"]
+    list_filter = ["started_at"]
+    extra_facts = (links("mosaics", "images.image", "mosaic_of"),)
 
 
 def _subbands(numbers: list[int]) -> str:

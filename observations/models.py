@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from django.conf import settings
 from django.db import models
 from django.db.models import ExpressionWrapper, Q
 
 from contimg.models import Product
-from observations.querysets import MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
+from observations.querysets import EpochQuerySet, MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
 
 N_SUBBANDS = 16
 SHOWN_FILES = 6  # in a sentence
@@ -69,6 +70,9 @@ class SubbandGroup(models.Model):
         """The tile's name: the start of its first integration, to the second."""
         return self.started_at.strftime("%Y-%m-%dT%H:%M:%S")
 
+    def is_of_strip(self, dec_deg: float) -> bool:
+        return abs(self.pointing_dec_deg - dec_deg) <= settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+
     @property
     def is_overfull(self) -> bool:
         """A subband is there twice and the headers cannot say which is meant; such a group is not processed."""
@@ -84,6 +88,33 @@ class SubbandGroup(models.Model):
             for file in files
         ]
         return [name for _, name in sorted(named)]
+
+
+class Epoch(models.Model):
+    """A UTC hour of one dec strip, whose tiles make one mosaic.
+
+    Its tiles are those of the strip observed from `tiles_from` to before `tiles_until`: the hour and two tiles of
+    overlap on each side (`SubbandGroup.objects.in_epoch`). A row is made when the hour's first tile is indexed.
+    """
+
+    started_at = models.DateTimeField(help_text="Beginning of the UTC hour.")
+    tiles_from = models.DateTimeField()
+    tiles_until = models.DateTimeField()
+    dec_deg = models.FloatField(help_text="Apparent declination of the pointing (the dec strip).")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = EpochQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-started_at", "-id"]
+        constraints = [models.UniqueConstraint(fields=["started_at", "dec_deg"], name="epoch_once_per_strip")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.started_at:%Y-%m-%dT%H} dec {self.dec_deg:.2f}"
 
 
 class SubbandFile(models.Model):

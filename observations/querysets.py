@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
 from django.db import models
@@ -12,6 +12,9 @@ from django.db.models import F, FilteredRelation, Q
 from django.utils import timezone
 
 from contimg.sky import PositionQuerySet
+
+if TYPE_CHECKING:
+    from observations.models import Epoch
 
 
 class SubbandFileQuerySet(models.QuerySet):
@@ -41,6 +44,18 @@ class SubbandGroupQuerySet(PositionQuerySet):
     def processable(self) -> Self:
         return self.filter(n_subbands__gte=settings.CONTIMG_MIN_SUBBANDS, duplicate_subbands=[])
 
+    def in_epoch(self, epoch: Epoch) -> Self:
+        """The tile set of an epoch, in the order of time."""
+        return (
+            self.in_strip(epoch.dec_deg)
+            .filter(observed_at__gte=epoch.tiles_from, observed_at__lt=epoch.tiles_until)
+            .order_by("observed_at", "id")
+        )
+
+    def in_strip(self, dec_deg: float) -> Self:
+        tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return self.filter(pointing_dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance))
+
     def with_files(self) -> Self:
         return self.prefetch_related("files__root", "measurement_sets")
 
@@ -56,6 +71,25 @@ class SubbandGroupQuerySet(PositionQuerySet):
 
     def for_detail(self) -> Self:
         return self.with_raw_measurement_set().with_files()
+
+
+class EpochQuerySet(models.QuerySet):
+    def with_mosaic(self) -> Self:
+        """Annotates `mosaic`, the id of the current one (a constraint says there is one at most), and its `grade`."""
+        current = FilteredRelation("mosaics", condition=Q(mosaics__is_current=True))
+        return self.annotate(current=current, mosaic=F("current__id"), grade=F("current__grade"))
+
+    def of_tile(self, *, observed_at: datetime, dec_deg: float) -> Self:
+        """Those whose tile set has a tile observed then on this strip: one, and two near the full hour."""
+        tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return self.filter(
+            tiles_from__lte=observed_at,
+            tiles_until__gt=observed_at,
+            dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance),
+        )
+
+    def for_listing(self) -> Self:
+        return self.with_mosaic()
 
 
 class MeasurementSetQuerySet(PositionQuerySet):

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from contimg.exceptions import InvalidInput, NotReadable
 from observations.engines.uvh5_header import parse_name, read_header
+from observations.epochs import open_epochs
 from observations.grouping import N_SUBBANDS
 from observations.models import DataRoot, SubbandFile, SubbandGroup, name_files
 from observations.regrouping import Regrouped, regroup
@@ -211,7 +212,9 @@ def _record(read: Sequence[SubbandFile]) -> Regrouped:
     _upsert(readable, STORED)
     _upsert(refused, (*STORED, "group"))  # a file that cannot be read belongs to no group
     touched = {row.started_at for row in [*before, *readable] if row.started_at}
-    return regroup(touched=touched, left={row.group_id for row in before if row.group_id})
+    groups = regroup(touched=touched, left={row.group_id for row in before if row.group_id})
+    open_epochs(groups=SubbandGroup.objects.filter(pk__in=groups.created | groups.changed))
+    return groups
 
 
 def _one_indexer_at_a_time() -> None:

@@ -15,6 +15,11 @@ from qa.models import Assessment, Finding, Policy, SubjectKind
 from qa.rules import Verdict, judge, known
 from sources.models import Source
 
+NO_THERMAL_NOISE = {
+    Image.Kind.EXTERNAL: "the thermal noise of an image from elsewhere is not known",
+    Image.Kind.MOSAIC: "the tiles of a mosaic are held against their thermal noise one by one",
+}
+
 
 class NoActivePolicy(ContimgError):
     code = "no_active_policy"
@@ -56,8 +61,8 @@ def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]
         "peak_jy_per_beam": peak,
     }
     skipped = {}
-    if thermal is None and image.kind == Image.Kind.EXTERNAL:
-        skipped["rms_over_thermal"] = "the thermal noise of an image from elsewhere is not known"
+    if thermal is None and image.kind in NO_THERMAL_NOISE:
+        skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
     possible = _possible_dynamic_range(image)
     if possible is not None and possible < 100 and metrics["dynamic_range"] is not None:
         skipped["dynamic_range"] = f"the brightest known source here allows a dynamic range of {possible:.0f} at best"

@@ -15,8 +15,9 @@ from batch.models import Attempt, Batch, Item, Pause, Worker
 from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.api.serializers import MJD_EPOCH
 from contimg.sky import healpix_index
-from images.models import Image
-from observations.models import DataRoot, MeasurementSet, SubbandFile, SubbandGroup
+from images.models import Image, MosaicTile
+from observations.epochs import HOUR, OVERLAP
+from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment, Finding, Policy, Rule
 from sources.models import Catalogue, Measurement, Source
 
@@ -103,6 +104,16 @@ class SubbandGroupFactory(DjangoModelFactory):
     n_subbands = 16
     size_bytes = 16 * 145_000_000
     last_file_at = factory.LazyAttribute(lambda row: row.started_at + timedelta(minutes=10))
+
+
+class EpochFactory(DjangoModelFactory):
+    class Meta:
+        model = Epoch
+
+    started_at = factory.Sequence(lambda n: FIRST_TILE + n * timedelta(hours=1))
+    tiles_from = factory.LazyAttribute(lambda row: row.started_at - OVERLAP)
+    tiles_until = factory.LazyAttribute(lambda row: row.started_at + HOUR + OVERLAP)
+    dec_deg = 16.1
 
 
 class SubbandFileFactory(DjangoModelFactory):
@@ -246,6 +257,26 @@ class ImageFactory(DjangoModelFactory):
     finite_fraction = 1.0
     is_primary_beam_corrected = True
     grade = "good"
+
+
+class MosaicFactory(ImageFactory):
+    kind = Image.Kind.MOSAIC
+    measurement_set = None
+    mosaic_of = factory.SubFactory(EpochFactory)
+    name = factory.LazyAttribute(lambda row: f"mosaic {row.mosaic_of}")
+    noise_path = factory.Sequence(lambda n: f"images/{n}_noise.fits")
+    observed_at = factory.LazyAttribute(lambda row: row.mosaic_of.started_at + timedelta(minutes=30))
+    thermal_rms_jy_per_beam = None
+    engine = "mosaic"
+
+
+class MosaicTileFactory(DjangoModelFactory):
+    class Meta:
+        model = MosaicTile
+
+    mosaic = factory.SubFactory(MosaicFactory)
+    tile = factory.SubFactory(ImageFactory)
+    rms_jy_per_beam = 0.0005
 
 
 class SourceFactory(DjangoModelFactory):
@@ -410,6 +441,7 @@ ALL = [
     AuditEntryFactory,
     DataRootFactory,
     SubbandGroupFactory,
+    EpochFactory,
     SubbandFileFactory,
     MeasurementSetFactory,
     CalibratorFactory,
@@ -417,6 +449,7 @@ ALL = [
     CalibrationTableFactory,
     AppliedTableFactory,
     ImageFactory,
+    MosaicTileFactory,
     SourceFactory,
     MeasurementFactory,
     CatalogueFactory,

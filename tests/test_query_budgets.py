@@ -30,6 +30,7 @@ def make_rows(basename: str, n: int) -> int:
         "calibrator": lambda n: factories.CalibratorFactory(),
         "calibration-table": table_with_verdict,
         "image": image_with_tables_and_verdict,
+        "epoch": epoch_with_tiles,
         "source": source_with_measurements,
         "measurement": lambda n: factories.MeasurementFactory(),
         "assessment": assessment_with_findings,
@@ -67,7 +68,18 @@ def table_with_verdict(n):
 def image_with_tables_and_verdict(n):
     image = factories.ImageFactory(measurement_set=set_with_tables(n))
     factories.FindingFactory.create_batch(min(n, 3), assessment=factories.AssessmentFactory(image=image))
+    factories.MosaicTileFactory.create_batch(min(n, 2), mosaic=image)  # still a page of images
     return image
+
+
+def epoch_with_tiles(n):
+    epoch = factories.EpochFactory()
+    mosaic = factories.MosaicFactory(mosaic_of=epoch)
+    for _ in range(min(n, 3)):
+        group = factories.SubbandGroupFactory(started_at=epoch.started_at)
+        tile = factories.ImageFactory(measurement_set__calibrated_from__group=group)
+        factories.MosaicTileFactory(mosaic=mosaic, tile=tile)
+    return epoch
 
 
 def source_with_measurements(n):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,12 @@ POSTGRES = os.environ.get("CONTIMG_TEST_POSTGRES", "postgres://postgres@127.0.0.
 RABBITMQ = os.environ.get("CONTIMG_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//")
 REDIS = os.environ.get("CONTIMG_TEST_REDIS", "redis://127.0.0.1:6379/0")
 DATABASES = ("sqlite", "postgres")
+COURIERS = {  # each with its database and its broker
+    "sqlite": ("sqlite", None),
+    "postgres": ("postgres", None),
+    "rabbitmq": ("postgres", RABBITMQ),
+    "redis": ("postgres", REDIS),
+}
 
 
 def skip_or_fail(reason: str) -> None:
@@ -166,7 +173,7 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
 
         def make(engine: str, *, stages: str = trivial.PATH, **environment: object) -> Installation:
             template = templates(engine)
-            folder = tmp_path / "installation"
+            folder = Path(tempfile.mkdtemp(prefix="installation", dir=tmp_path))
             (folder / "products").mkdir(parents=True)
             if engine == "postgres":
                 name = f"contimg_{uuid.uuid4().hex[:8]}"
@@ -193,6 +200,21 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             return installation
 
         yield make
+
+
+def of_courier(name: str, install: Callable[..., Installation], **environment: Any) -> Installation:
+    """An installation whose workers are woken by this courier."""
+    engine, broker = COURIERS[name]
+    if broker is not None:
+        from kombu import Connection
+
+        with Connection(broker, connect_timeout=3) as connection:
+            try:
+                connection.ensure_connection(max_retries=1, timeout=3)
+            except (OSError, connection.OperationalError) as error:
+                skip_or_fail(f"SKIPPED: no broker answers at {broker} ({error}).")
+        environment |= {"CONTIMG_COURIER": "celery", "CONTIMG_BROKER_URL": broker, "CONTIMG_QUEUE": uuid.uuid4().hex}
+    return install(engine, **environment)
 
 
 @pytest.fixture(params=DATABASES)

@@ -35,15 +35,19 @@ SETTINGS = {
 }
 
 
+def simulate(folder: Path, plan: NightPlan) -> Path:
+    """Raw files of all tiles of the plan, and their truth."""
+    tiles = plan_nights(INSTRUMENT, plan, CALIBRATOR)
+    for tile in tiles:
+        simulate_tile(INSTRUMENT, tile, folder)
+    write_truth(folder / "truth.json", INSTRUMENT, plan, tiles)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def night(tmp_path_factory) -> Path:
     """A folder of raw files of four tiles. A test that changes it copies it."""
-    folder = tmp_path_factory.mktemp("night")
-    tiles = plan_nights(INSTRUMENT, PLAN, CALIBRATOR)
-    for tile in tiles:
-        simulate_tile(INSTRUMENT, tile, folder)
-    write_truth(folder / "truth.json", INSTRUMENT, PLAN, tiles)
-    return folder
+    return simulate(tmp_path_factory.mktemp("night"), PLAN)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-import uuid
 from io import StringIO
 
 import psutil
@@ -17,34 +16,17 @@ from batch.models import Item, Pause, Worker
 from batch.services import cancel_batch, create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
-from tests.batch.installation import RABBITMQ, REDIS, skip_or_fail, until
+from tests.batch.installation import COURIERS, of_courier, until
 from tests.batch.trivial import behave, runs
 from tests.factories import SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation"]
-COURIERS = {
-    "sqlite": ("sqlite", None),
-    "postgres": ("postgres", None),
-    "rabbitmq": ("postgres", RABBITMQ),
-    "redis": ("postgres", REDIS),
-}
 
 
 @pytest.fixture(params=COURIERS)
 def courier(request, install):
     """An installation with quick leases."""
-    engine, broker = COURIERS[request.param]
-    more = {}
-    if broker is not None:
-        from kombu import Connection
-
-        with Connection(broker, connect_timeout=3) as connection:
-            try:
-                connection.ensure_connection(max_retries=1, timeout=3)
-            except (OSError, connection.OperationalError) as error:
-                skip_or_fail(f"SKIPPED: no broker answers at {broker} ({error}).")
-        more = {"CONTIMG_COURIER": "celery", "CONTIMG_BROKER_URL": broker, "CONTIMG_QUEUE": uuid.uuid4().hex}
-    return install(engine, CONTIMG_LEASE_S=4, CONTIMG_SWEEP_S=1, CONTIMG_DRAIN_S=8, **more)
+    return of_courier(request.param, install, CONTIMG_LEASE_S=4, CONTIMG_SWEEP_S=1, CONTIMG_DRAIN_S=8)
 
 
 def asked(n: int = 1, stage: str = "convert", how: str = ""):

@@ -15,6 +15,7 @@ FIELDS = {
     "images": "id, kind, name, observed_at, mjd, epoch, ra_deg, dec_deg, frequency_hz, bandwidth_hz, width_px,"
     "height_px, pixel_arcsec, bmaj_arcsec, bmin_arcsec, bpa_deg, rms_jy_per_beam, peak_jy_per_beam, dynamic_range,"
     "is_primary_beam_corrected, grade, grade_source, is_suspect, measurement_set, created_at",
+    "epochs": "id, started_at, dec_deg, mosaic, grade",
     "measurement-sets": "id, name, observed_at, mjd, duration_s, ra_deg, dec_deg, frequency_hz, n_antennas, n_channels,"
     "flagged_fraction, size_bytes, is_calibrated, calibrated_from",
     "subband-groups": "id, observed_at, mjd, ra_deg, dec_deg, n_subbands, missing_subbands, duplicate_subbands,"

@@ -1,0 +1,171 @@
+"""Workers and their children killed with -9 at random moments: the night ends as one that nobody disturbed.
+
+`CONTIMG_TEST_KILLS=100` is the long run, on every courier and of the main job; by default there are a few kills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from batch.models import Attempt, Batch, Item, State
+from batch.services import create_batch
+from batch.sweeper import PATH_COLUMNS, sweep_files
+from calibration.models import AppliedTable, CalibrationTable, FlagTable
+from contimg.products import work_folders
+from images.models import Image
+from observations.models import MeasurementSet, SubbandGroup
+from qa.models import Assessment, Finding
+from sources.models import Catalogue, Measurement, Source
+from tests.batch.installation import COURIERS, Installation, of_courier, until
+from tests.batch.nights import PLAN, SETTINGS, simulate
+
+pytest_plugins = ["tests.batch.installation"]
+N_KILLS = int(os.environ.get("CONTIMG_TEST_KILLS", "8"))
+N_NIGHTS = 3  # of two tiles each: 36 items
+QUICK = {"CONTIMG_LEASE_S": 4, "CONTIMG_SWEEP_S": 1, "CONTIMG_MAX_KILLS": 1000, "CONTIMG_MAX_TRIES": 1000}
+
+# Everything that must come out the same: contents and numbers, but no keys, times of writing or paths.
+QUESTIONS: dict[type, tuple[str, ...]] = {
+    SubbandGroup: ("started_at", "n_files", "n_subbands"),
+    MeasurementSet: ("name", "is_calibrated", "recipe", "checksum", "flagged_fraction", "is_current"),
+    FlagTable: ("recipe", "checksum"),
+    CalibrationTable: ("set_name", "kind", "recipe", "checksum", "grade"),
+    AppliedTable: ("measurement_set__recipe", "table__recipe"),
+    Image: ("name", "recipe", "checksum", "rms_jy_per_beam", "grade", "is_current"),
+    Assessment: ("image__recipe", "grade", "is_current"),
+    Finding: ("assessment__image__recipe", "rule", "value", "outcome"),
+    Source: ("name", "ra_deg", "dec_deg", "n_measurements", "eta", "is_variable"),
+    Measurement: ("source__name", "image__recipe", "is_forced", "flux_jy", "flux_err_jy"),
+    Catalogue: ("recipe", "n_detected", "n_forced", "n_new_sources"),
+}
+
+
+def content() -> dict[str, list[tuple]]:
+    return {
+        model.__name__: sorted(model._default_manager.values_list(*columns), key=repr)
+        for model, columns in QUESTIONS.items()
+    }
+
+
+def orphans(installation: Installation) -> set[str]:
+    """Product files that no row names."""
+    named = {
+        path for model, column, _ in PATH_COLUMNS for path in model._default_manager.values_list(column, flat=True)
+    }
+    products = installation.folder / "products"
+    return {str(path.relative_to(products)) for path in _products(products)} - named
+
+
+def _products(folder: Path):
+    for path in folder.iterdir():
+        if path.is_dir() and not (path / "table.dat").exists():
+            yield from _products(path) if not path.name.startswith(".") else []
+        elif not path.name.startswith("."):
+            yield path
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory) -> Path:
+    return simulate(tmp_path_factory.mktemp("nights"), replace(PLAN, nights=N_NIGHTS))
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, dict]:
+    """What the first, undisturbed run of this module made."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(nights, expected, install) -> dict[str, list]:
+    if not expected:
+        installation = install("sqlite", stages="batch.stages.STAGES", **SETTINGS)
+        assert installation.start("process", str(nights), "--settle-s", "0").wait() == 0, installation.said()
+        expected.update(content())
+        assert len(expected["Image"]) == 2 * N_NIGHTS
+        assert orphans(installation) == set()
+    return expected
+
+
+def killed(installation: Installation, chance: random.Random) -> bool:
+    """One process of the installation, whichever, is killed; False when there was none left to kill."""
+    processes = installation.processes()
+    if not processes:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        chance.choice(processes).kill()
+    return True
+
+
+def disturb(start: Callable[[], subprocess.Popen], is_over: Callable[[], bool], installation: Installation) -> int:
+    """Kill at random moments until all kills are used up or all is done; returns how many there were.
+
+    What was started is started again when it is gone, as systemd would.
+    """
+    chance, n = random.Random(20261124), 0
+    main = start()
+    while n < N_KILLS and not is_over():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            main.wait(chance.uniform(0.5, 5.0))
+        n += killed(installation, chance)
+        if main.poll() is not None:
+            main = start()
+    until(is_over, within_s=600, every_s=0.5)
+    return n
+
+
+def check_as_undisturbed(installation: Installation, undisturbed: dict[str, list]) -> None:
+    sweep_files()
+    found = content()
+    differences = {name: sorted(set(rows) ^ set(found[name]), key=repr) for name, rows in undisturbed.items()}
+    assert not any(differences.values()), differences
+    assert {name: len(rows) for name, rows in found.items()} == {name: len(rows) for name, rows in undisturbed.items()}
+    assert orphans(installation) == set()
+    assert work_folders() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("courier", COURIERS)
+def test_workers_killed_at_random_do_every_item_exactly_once(courier, nights, undisturbed, install):
+    installation = of_courier(courier, install, stages="batch.stages.STAGES", **QUICK, **SETTINGS)
+    assert installation.start("index_subbands", str(nights)).wait() == 0, installation.said()
+    subjects = [("subband_group", pk) for pk in SubbandGroup.objects.values_list("pk", flat=True)]
+    batch = create_batch(stage="process", subjects=subjects).batch
+    assert batch.n_total >= 30
+
+    def is_over() -> bool:
+        batch.refresh_from_db()
+        return batch.n_open == 0
+
+    n = disturb(lambda: installation.start("worker", "--processes", "2"), is_over, installation)
+    installation.kill_all()
+
+    assert Batch.objects.get().state == "done", installation.said()
+    done = Item.objects.filter(state=State.DONE)
+    assert done.count() == batch.n_total
+    outcomes = Counter(Attempt.objects.values_list("outcome", flat=True))
+    assert outcomes["done"] == Attempt.objects.filter(outcome="done").values("item").distinct().count() == batch.n_total
+    print(f"{courier}: {n} kills, {batch.n_total} items, attempts {dict(outcomes)}")
+    check_as_undisturbed(installation, undisturbed)
+
+
+@pytest.mark.slow
+def test_the_main_job_killed_and_repeated_ends_as_an_undisturbed_run(nights, undisturbed, install):
+    installation = install("sqlite", stages="batch.stages.STAGES", **QUICK, **SETTINGS)
+    runs = []
+
+    def start():
+        runs.append(installation.start("process", str(nights), "--settle-s", "0"))
+        return runs[-1]
+
+    disturb(start, lambda: runs[-1].poll() == 0, installation)
+    check_as_undisturbed(installation, undisturbed)
