@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 1.0
 HEARTBEATS_PER_LEASE = 6
 TERM_GRACE_S = 2.0
-ITEMS_PER_CHILD = 50  # engines leak; a new process costs three seconds
+WORK_S_PER_CHILD = 600.0  # engines leak; a new process costs three seconds
 LOG_LIMIT_BYTES = 10_000_000
 DISK_WAIT_S = 60.0
 DISK_RESERVE_BYTES = 1_000_000_000
@@ -267,17 +267,16 @@ class _Child:
             self._selector.register(pipe, selectors.EVENT_READ)
         self._log: IO[bytes] | None = None
         self._logged_bytes = 0
-        self._n_items = 0
+        self._worked_s = 0.0
         self._began = time.monotonic()
         self.peak_bytes = 0
         self.exit_code: int | None = None
 
     @property
     def is_usable(self) -> bool:
-        return self._process.poll() is None and self._n_items < ITEMS_PER_CHILD
+        return self._process.poll() is None and self._worked_s < WORK_S_PER_CHILD
 
     def order(self, held: Claim) -> None:
-        self._n_items += 1
         self._began, self.peak_bytes = time.monotonic(), 0
         try:
             self._orders.write(json.dumps(vars(held)).encode() + b"\n")
@@ -327,6 +326,7 @@ class _Child:
             try:
                 yield
             finally:
+                self._worked_s += self.item_s()
                 self._drain_log()
                 self._log.flush()
         self._log = None

@@ -1,0 +1,186 @@
+"""Every role against every address and method of the API: who gets through, who is told why not, and what is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.core.signals import request_finished
+from django.db import close_old_connections, transaction
+from django.urls import reverse
+from rest_framework.test import APIClient
+
+from access.models import AuditEntry, Channel
+from access.scopes import Scope
+from access.services import create_token
+from batch.models import State
+from contimg.urls import router
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+OUTSIDE = "192.0.2.7"
+METHODS = ("get", "post", "put", "patch", "delete")
+
+READ = frozenset({"read"})
+ROLES = {  # what each may do
+    "nobody": frozenset(),
+    "user": READ,
+    "operators": READ | {"operate"},
+    "reviewers": READ | {"review"},
+    "administrators": frozenset(Scope.values),
+    "token read": READ,
+    "token operate": READ | {"operate"},
+    "token review": READ | {"review"},
+    "token admin": frozenset(Scope.values),
+}
+INTERNAL = {"administrators", *(role for role in ROLES if role.startswith("token"))}  # tokens and staff, from outside
+
+
+@dataclass(frozen=True)
+class Write:
+    """A change: what it needs, what is sent, and the one entry it leaves in the audit log."""
+
+    scope: str
+    action: str
+    body: Callable[[dict[str, Any]], dict[str, Any]] = lambda world: {}
+    of: str = ""  # the row it is about, where not the one of the reading
+
+
+def _batch(world: dict[str, Any]) -> dict[str, Any]:
+    return {"stage": "convert", "subjects": [{"kind": "subband_group", "id": world["free tile"].pk}]}
+
+
+WRITES = {
+    ("batch-list", "post"): Write("operate", "batch.create", _batch),
+    ("batch-cancel", "post"): Write("operate", "batch.cancel"),
+    ("batch-retry", "post"): Write("operate", "batch.retry", of="failed batch"),
+    ("batch-priority", "post"): Write("operate", "batch.set_priority", lambda world: {"priority": 5}),
+    ("item-cancel", "post"): Write("operate", "item.cancel"),
+    ("item-retry", "post"): Write("operate", "item.retry", of="failed item"),
+    ("pause-list", "post"): Write("operate", "stage.pause", lambda world: {"stage": "image", "reason": "hot"}),
+    ("pause-detail", "delete"): Write("operate", "stage.resume"),
+}
+READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
+NEEDS_A_FILE = {"image-fits", "image-noise", "image-preview", "item-log"}  # and a factory's row has none
+
+
+def routes() -> dict[str, dict[str, str]]:
+    """By name of the address the methods it has."""
+    return {
+        pattern.name: pattern.callback.actions
+        for pattern in router.urls
+        if hasattr(pattern.callback, "actions") and "format" not in str(pattern.pattern)
+    }
+
+
+@pytest.fixture
+def world() -> dict[str, Any]:
+    """A row of each resource, by the first part of its addresses' names."""
+    batch = factories.BatchFactory(stage="convert")
+    failed = factories.BatchFactory(stage="convert", n_ready=0, n_failed=1)
+    entry = AuditEntry.objects.create(channel=Channel.COMMAND, action="made.before")
+    return {
+        "audit": entry,
+        "batch": batch,
+        "item": factories.ItemFactory(batch=batch),
+        "failed batch": failed,
+        "failed item": factories.ItemFactory(batch=failed, state=State.FAILED, attempt=1),
+        "free tile": factories.SubbandGroupFactory(),
+        "pause": factories.PauseFactory(stage="convert"),
+        "worker": factories.WorkerFactory(),
+        "subband-group": factories.SubbandGroupFactory(),
+        "measurement-set": factories.MeasurementSetFactory(),
+        "calibrator": factories.CalibratorFactory(),
+        "calibration-table": factories.CalibrationTableFactory(),
+        "image": factories.ImageFactory(),
+        "epoch": factories.EpochFactory(),
+        "source": factories.SourceFactory(),
+        "measurement": factories.MeasurementFactory(),
+        "assessment": factories.AssessmentFactory(),
+        "policy": factories.PolicyFactory(),
+    }
+
+
+def client_of(role: str) -> APIClient:
+    client = APIClient(raise_request_exception=False, REMOTE_ADDR=OUTSIDE)
+    if role.startswith("token"):
+        _, secret = create_token(user=User.objects.create_superuser("owner"), scope=role.split()[1])
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {secret}")
+    elif role != "nobody":
+        user = User.objects.create_user(role, is_staff=role == "administrators")
+        user.groups.set(Group.objects.filter(name=role))
+        client.force_login(user)
+    return client
+
+
+def expected(role: str, name: str, method: str, *, public: bool) -> str:
+    if method not in routes()[name]:
+        return "405"
+    needed = WRITES[name, method].scope if (name, method) in WRITES else READS.get(name, "read")
+    for_everybody = public and needed == "read"
+    if for_everybody or (role in INTERNAL if needed == "internal" else needed in ROLES[role]):
+        return "yes"
+    return "401" if role == "nobody" else "403"
+
+
+def close(answer: Any) -> None:
+    """A stream has to be closed; the database, which Django would then leave, is in the test's transaction."""
+    request_finished.disconnect(close_old_connections)
+    try:
+        answer.close()
+    finally:
+        request_finished.connect(close_old_connections)
+
+
+def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> str:
+    """What came of the request, which is undone afterwards."""
+    write = WRITES.get((name, method), Write("", ""))
+    resource = name.removesuffix("-list")
+    kind = next(kind for kind in sorted(world, key=len, reverse=True) if resource.startswith(kind))
+    row = world[write.of or kind]
+    address = reverse(name, kwargs={} if name.endswith("-list") else {"pk": row.pk})
+    before = AuditEntry.objects.count()
+    with transaction.atomic():
+        answer = getattr(client, method)(address, write.body(world) if method == "post" else None)
+        noted = list(AuditEntry.objects.order_by("id")[before:])
+        transaction.set_rollback(True)
+    close(answer)
+    wanted = [write.action] if answer.status_code < 300 and write.action else []
+    if [entry.action for entry in noted] != wanted:
+        return f"{answer.status_code}, audit {[entry.action for entry in noted]}"
+    if answer.status_code < 300 or (answer.status_code in (404, 410) and name in NEEDS_A_FILE):
+        return "yes"
+    assert answer.json()["code"], address
+    return str(answer.status_code)
+
+
+def test_the_table_has_every_change_that_the_api_offers():
+    offered = {(name, method) for name, methods in routes().items() for method in methods if method != "get"}
+    assert offered == set(WRITES) | {(name, "head") for name, method in offered if method == "head"}
+
+
+@pytest.mark.parametrize("public", [True, False])
+@pytest.mark.parametrize("role", ROLES)
+def test_each_role_may_do_what_the_table_says_and_each_change_is_noted_once(role, public, world, settings):
+    settings.CONTIMG_PUBLIC_READ = public
+    client = client_of(role)
+    surprises = {}
+    for name in routes():
+        for method in METHODS:
+            wanted, got = expected(role, name, method, public=public), found(client, name, method, world)
+            if wanted != got:
+                surprises[f"{method.upper()} {name}"] = f"{got} instead of {wanted}"
+    assert surprises == {}
+
+
+def test_an_entry_says_who_did_it_with_which_token_from_where(world):
+    client = client_of("token operate")
+    answer = client.post(reverse("batch-cancel", kwargs={"pk": world["batch"].pk}), HTTP_X_REQUEST_ID="night-7")
+    assert answer.status_code == 200
+    entry = AuditEntry.objects.order_by("-id").first()
+    assert (entry.action, entry.actor_name, entry.channel) == ("batch.cancel", "owner", "api")
+    assert (entry.token.scope, entry.address, entry.request_id) == ("operate", OUTSIDE, "night-7")
+    assert entry.object_id == world["batch"].pk
