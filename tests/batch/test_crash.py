@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +27,7 @@ from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
 from qa.models import Assessment, Finding
 from sources.models import Catalogue, Measurement, Source
-from tests.batch.installation import COURIERS, Installation, of_courier, until
+from tests.batch.installation import COURIERS, Installation, of_courier
 from tests.batch.nights import PLAN, SETTINGS, simulate
 
 pytest_plugins = ["tests.batch.installation"]
@@ -113,13 +114,15 @@ def disturb(start: Callable[[], subprocess.Popen], is_over: Callable[[], bool], 
     """
     chance, n = random.Random(20261124), 0
     main = start()
-    while n < N_KILLS and not is_over():
+    give_up = time.monotonic() + 600 + 20 * N_KILLS
+    while not is_over():
+        assert time.monotonic() < give_up, "it did not end in time"
         with contextlib.suppress(subprocess.TimeoutExpired):
             main.wait(chance.uniform(0.5, 5.0))
-        n += killed(installation, chance)
-        if main.poll() is not None:
+        if n < N_KILLS:
+            n += killed(installation, chance)
+        if main.poll() is not None and not is_over():
             main = start()
-    until(is_over, within_s=600, every_s=0.5)
     return n
 
 
