@@ -16,6 +16,7 @@ from django_filters import FilterSet
 
 from access.audit import audit
 from batch import couriers, transitions
+from batch.insert import insert_like
 from batch.models import SUBJECT_COLUMNS, Batch, Item, Pause, StageName, State
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
@@ -28,7 +29,6 @@ from observations.filters import MeasurementSetFilter, SubbandGroupFilter
 from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 MOST_ITEMS = 100_000
-INSERT_AT_ONCE = 2000
 MAX_PRIORITY = 100
 
 
@@ -273,20 +273,23 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
     batch.n_waiting = len(subjects) * (len(links) - 1) + len(waits)
     batch.n_ready = batch.n_total - batch.n_waiting
     batch.save(force_insert=True)
-    before: Sequence[Item | None] = [None] * len(subjects)
+    columns = [f"{column}_id" for column in SUBJECT_COLUMNS.values()]
+    positions = {kind: columns.index(f"{column}_id") for kind, column in SUBJECT_COLUMNS.items()}
+    before: Sequence[int | None] = [None] * len(subjects)
     for link in links:
-        before = Item.objects.bulk_create(
-            [
-                Item(
-                    batch=batch, stage=link.name, after=after, writes_to=lock, priority=batch.priority,
-                    state=State.WAITING if after or pk in waits else State.READY,
-                    error_code=transitions.WAITING_FOR_TILES if pk in waits else "", error_detail=waits.get(pk, ""),
-                    **{f"{SUBJECT_COLUMNS[kind]}_id": pk},
-                )
-                for (kind, pk, lock), after in zip(subjects, before, strict=True)
-            ],
-            batch_size=INSERT_AT_ONCE,
-        )  # fmt: skip
+        rows = []
+        for (kind, pk, lock), after in zip(subjects, before, strict=True):
+            keys: list[int | None] = [None] * len(columns)
+            keys[positions[kind]] = pk
+            state = State.WAITING if after or pk in waits else State.READY
+            code = transitions.WAITING_FOR_TILES if pk in waits else ""
+            rows.append((*keys, lock, after, state.value, code, waits.get(pk, "")))
+        insert_like(
+            Item(batch=batch, stage=link.name, priority=batch.priority),
+            [*columns, "writes_to", "after_id", "state", "error_code", "error_detail"],
+            rows,
+        )
+        before = list(batch.items.filter(stage=link.name).order_by("pk").values_list("pk", flat=True))
 
 
 def _waits(epochs: Sequence[tuple[str, int, str]]) -> dict[int, str]:
