@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,34 @@ def read(rows: Iterable[Model]) -> list[Entry]:
     return [entry for row in rows for entry in _entries(row)]
 
 
-def made(rows: Iterable[Model], *, since_ns: int) -> list[Entry]:
-    """The evidence of outputs, each of which must have been written since the work began.
+def made(rows: Sequence[Model], *, since_ns: int, before: Sequence[Model] = ()) -> list[Entry]:
+    """The evidence of outputs, each of which must have been made since the work began.
 
-    Raises OutputMissing, OutputEmpty and OutputStale.
+    `before` are the rows that were there then. Raises OutputMissing, OutputEmpty and OutputStale.
     """
+    if not rows:
+        raise OutputMissing("The stage ended and recorded no product; see the attempt's log.")
     found: list[Entry] = []
     for row in rows:
+        _refuse_unwritten(row, before)
         for path in _paths(row):
             _refuse_unmade(path, since_ns)
         found += _entries(row)
     return found
+
+
+def _refuse_unwritten(row: Model, before: Sequence[Model]) -> None:
+    """Of products that are rows and not files."""
+    if isinstance(row, Assessment):
+        is_empty = not row.findings.exists()
+    elif isinstance(row, Catalogue):
+        is_empty = row.n_detected + row.n_forced > 0 and not row.image.measurements.exists()
+    else:
+        return
+    if row in before:
+        raise OutputStale(f"The stage ended with the {row._meta.verbose_name} that was there before it.")
+    if is_empty:
+        raise OutputEmpty(f"The stage ended with an empty {row._meta.verbose_name}; see the attempt's log.")
 
 
 def total_bytes(entries: Iterable[Entry]) -> int:

@@ -22,7 +22,7 @@ def insert_like(template: models.Model, columns: Sequence[str], rows: Iterable[S
     In the caller's transaction; keys grow in the order of the rows. The values of `rows` are numbers, text and None.
     """
     meta = template._meta
-    fields = {field.column: field for field in meta.concrete_fields if not (field.primary_key or field.generated)}
+    fields = {str(field.column): field for field in meta.concrete_fields if not (field.primary_key or field.generated)}
     same = {
         name: field.get_db_prep_save(field.pre_save(template, add=True), connection)
         for name, field in fields.items()

@@ -205,7 +205,10 @@ def _calibration_of(job: Job) -> list[Model]:
     if flags.calibrator is None:
         return [flags]
     recipes = [solving_recipe(flag_table=flags, calibrator=flags.calibrator, kind=kind) for kind in "BG"]
-    return [flags, *CalibrationTable.objects.filter(recipe__in=recipes).order_by("kind")]
+    tables = list(CalibrationTable.objects.filter(recipe__in=recipes).order_by("kind"))
+    if len(tables) < len(recipes):
+        raise StageNotReady(f"{job.name} has no tables of its calibrator yet; run the stage 'calibrate' first.")
+    return [flags, *tables]
 
 
 # --- apply -------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from typing import Any
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Model, Q
 
 from batch import evidence, transitions
 from batch.models import Attempt, Item, StageName
-from batch.stages import Job, Stage, stages
+from batch.stages import Job, Stage, StageNotReady, stages
 from batch.sweeper import products_of, remove_unnamed, work_owner
 from batch.transitions import Claim
 from calibration.models import CalibrationTable
@@ -90,6 +91,7 @@ def _do(held: Claim, stage: Stage, job: Job) -> None:
     Attempt.objects.filter(pk=held.attempt_id).update(input_bytes=evidence.total_bytes(inputs))
     with workspace(work_owner(held)) as folder:
         since_ns = folder.stat().st_mtime_ns
+        before = _recorded(stage, job)
         record = stage.work(job, folder)
         job.progress(0.95)
         make_durable(folder)
@@ -99,8 +101,8 @@ def _do(held: Claim, stage: Stage, job: Job) -> None:
             with transaction.atomic():
                 transitions.finish(held)
                 record()
-                rows = list(stage.outputs(job))
-                outputs = evidence.made(rows, since_ns=since_ns)
+                rows = _recorded(stage, job)
+                outputs = evidence.made(rows, since_ns=since_ns, before=before)
                 Attempt.objects.filter(pk=held.attempt_id).update(
                     evidence={"inputs": inputs, "outputs": outputs},
                     engine=getattr(rows[0], "engine", ""),
@@ -110,6 +112,14 @@ def _do(held: Claim, stage: Stage, job: Job) -> None:
                 transitions.count_finished(held)
         finally:
             remove_unnamed(folder)
+
+
+def _recorded(stage: Stage, job: Job) -> list[Model]:
+    """The rows of the stage's products; none while any is missing."""
+    try:
+        return list(stage.outputs(job))
+    except (ObjectDoesNotExist, StageNotReady):
+        return []
 
 
 def _cpu_s() -> float:
