@@ -97,14 +97,15 @@ class Executor:
             self._child = None
 
     def _run(self, held: Claim) -> None:
+        is_settled = False
         try:
-            if self._may_fill_the_disk(held):
-                self._watch(held)
+            is_settled = self._may_fill_the_disk(held) and self._watch(held)
         except LeaseLost as error:
             self._abandon(held)
             log.warning("lease_lost", detail=str(error))
         finally:
-            transitions.settle(held)
+            if not is_settled:
+                transitions.settle(held)
 
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits."""
@@ -113,11 +114,13 @@ class Executor:
             needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))
         except transitions.ContimgError:
             return True  # what it needs is not there; the stage itself says so
+        if needed == 0:
+            return True
         transitions.reserve(held, needed)
         reserved = Item.objects.running().aggregate(total=Sum("reserved_bytes"))["total"] or 0
         products_root().mkdir(parents=True, exist_ok=True)
         free = psutil.disk_usage(str(products_root())).free
-        if reserved + DISK_RESERVE_BYTES <= free or needed == 0:
+        if reserved + DISK_RESERVE_BYTES <= free:
             return True
         room = f"{free / 1e9:.1f} GB are free and {(reserved - needed) / 1e9:.1f} GB of them promised"
         detail = f"It needs {needed / 1e9:.1f} GB of disk, and {room}; it waits for room."
@@ -125,7 +128,8 @@ class Executor:
         log.warning("waiting_for_disk", detail=detail)
         return False
 
-    def _watch(self, held: Claim) -> None:
+    def _watch(self, held: Claim) -> bool:
+        """Whether it is done and what follows it was released, both by the child."""
         stage = stages()[held.stage]
         if self._child is None or not self._child.is_usable:
             self.close()
@@ -153,6 +157,8 @@ class Executor:
         else:
             self._note(held, child)
             record_ending(held, ended)
+            return not ended["code"]
+        return False
 
     def _until_ended(self, held: Claim, child: _Child, time_limit_s: float, memory_limit_bytes: int) -> dict[str, Any]:
         """The child's answer. Raises ChildDied, LimitReached, CancelRequested, LeaseLost and Stopping."""
@@ -340,7 +346,7 @@ class _Child:
         """Up to a limit; what an engine says after ten million bytes nobody reads."""
         room = LOG_LIMIT_BYTES - self._logged_bytes
         self._logged_bytes += len(data)
-        if self._log is None or room <= 0:
+        if self._log is None or room < 0:
             return
         self._log.write(data[:room])
         if len(data) > room:

@@ -215,13 +215,16 @@ def _end(
 # and the sweeper's `settle_all` moves them.
 def settle(held: Claim) -> None:
     """An item has ended: what was to follow it becomes ready, or ends with it."""
+    state = Item.objects.values_list("state", flat=True).get(pk=held.item_id)
     followers = Item.objects.filter(after_id=held.item_id)
-    release(followers)
-    _end_orphaned(followers)
+    if state == State.DONE:
+        release(followers)
+    elif state in UNFINISHED:
+        _end_orphaned(followers)
     batch_items = Item.objects.filter(batch_id=held.batch_id)
     if held.stage in CALIBRATING:
         release(batch_items.filter(stage=StageName.APPLY))
-    if held.stage == StageName.PHOTOMETRY or not batch_items.filter(pk=held.item_id, state=State.DONE).exists():
+    if held.stage == StageName.PHOTOMETRY or state != State.DONE:
         release(batch_items.filter(stage=StageName.ASSESS))
     mosaics = Item.objects.waiting_mosaics()
     if held.stage != StageName.MOSAIC and mosaics.exists():
