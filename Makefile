@@ -31,10 +31,11 @@ check: .venv/dev
 	$(PY) -m pip install --quiet --require-hashes -r requirements/prod.txt -r requirements/dev.txt
 	touch $@
 
-# New locks, resolved against the public index for every Python from 3.11 on.
+# New locks, resolved against the public index for every Python from 3.11 on. Extras stay named: pip refuses a lock
+# that pins `coverage` when something asks for `coverage[toml]` and a newer release is out.
 lock: .venv/dev
 	for name in base prod dev; do \
-	  .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  .venv/bin/uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header \
 	    --no-config --default-index https://pypi.org/simple --no-emit-index-url \
 	    requirements/$$name.in -o requirements/$$name.txt || exit 1; done
 
