@@ -60,6 +60,12 @@ def meridian_icrs(
     return icrs.ra.deg % 360.0, icrs.dec.deg
 
 
+def local_sidereal_time_h(time: datetime) -> float:
+    """Apparent local sidereal time at an aware time, in hours: the apparent right ascension of the meridian."""
+    use_bundled_iers()
+    return float(Time(time).sidereal_time("apparent", longitude=LONGITUDE_DEG * u.deg).hour)
+
+
 def apparent_dec_deg(azimuth_deg: float, elevation_deg: float, latitude_deg: float = LATITUDE_DEG) -> float:
     """Apparent declination of a horizontal direction (azimuth north through east), without refraction."""
     azimuth, elevation, latitude = np.radians([azimuth_deg, elevation_deg, latitude_deg])

@@ -1,0 +1,134 @@
+"""What an operator wants to know at three in the morning, in a number of queries that does not grow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import psutil
+from django.db.models import Count, Max, Min, Sum
+from django.utils import timezone
+
+from batch.estimates import Estimates
+from batch.models import Batch, Item, Pause, State, Worker
+from calibration.models import CalibrationTable, Calibrator
+from contimg.products import products_root
+from images.models import Image
+from observations.models import MeasurementSet, SubbandGroup
+from observations.services import describe
+from observations.telescope import local_sidereal_time_h, meridian_icrs
+
+DAY = timedelta(days=1)
+SIDEREAL_HOURS_PER_DEG = 1 / 15.0410686  # of UTC, that the sky takes for a degree
+CALIBRATOR_REACH_DEG = 1.36  # from the strip: half of the beam's width at 1.4 GHz
+SHOWN = 10
+
+
+def status(*, now: datetime | None = None) -> dict[str, Any]:
+    """Times are aware and in UTC, None where there is nothing yet."""
+    now = now or timezone.now()
+    newest = SubbandGroup.objects.order_by("-observed_at", "-id").first()
+    dec_deg = newest.pointing_dec_deg if newest else None
+    return {
+        "at": now,
+        "lst_h": local_sidereal_time_h(now),
+        "strip_dec_deg": dec_deg,
+        "last_file_at": newest and newest.last_file_at,
+        "groups": _groups(newest),
+        "backlog": _backlog(),
+        "disk": _disk(now),
+        "last_calibration": _last_calibration(),
+        "next_transit": _next_transit(now, dec_deg),
+        "workers": _workers(now),
+        "pauses": list(Pause.objects.values("stage", "reason", "paused_by", "created_at")),
+        "failures": _failures(now - DAY),
+    }
+
+
+def _groups(newest: SubbandGroup | None) -> dict[str, Any]:
+    """Tiles of the last day of observing that have no measurement set, and why."""
+    if newest is None:
+        return {"unprocessed": 0, "newest": []}
+    rows = SubbandGroup.objects.filter(observed_at__gte=newest.observed_at - DAY, measurement_sets=None)
+    shown = rows.with_files().prefetch_related("measurement_sets").order_by("-observed_at", "-id")[:SHOWN]
+    return {
+        "unprocessed": rows.count(),
+        "newest": [{"id": group.pk, "name": group.name, "reason": describe(group)} for group in shown],
+    }
+
+
+def _backlog() -> dict[str, Any]:
+    """What is open, why it waits, and the hours that the workers there are need for it (None: not known yet)."""
+    opened = list(Batch.objects.unended())
+    counts = Item.objects.unended().order_by().values("state", "error_code").annotate(n=Count("pk"))
+    return {
+        "batches": len(opened),
+        "items": sum(batch.n_open for batch in opened),
+        "hours": _hours(opened),
+        "waiting_for": {row["error_code"]: row["n"] for row in counts if row["error_code"]},
+    }
+
+
+def _hours(opened: Iterable[Batch]) -> float | None:
+    estimates = Estimates()
+    seconds = [estimates.work_s(batch) for batch in opened]
+    if any(work_s is None for work_s in seconds):
+        return None
+    return sum(filter(None, seconds)) / max(1, Worker.objects.n_processes()) / 3600
+
+
+def _disk(now: datetime) -> dict[str, Any]:
+    """Free bytes under the products root, and the hours until they are used up at the pace of the last day."""
+    root = products_root()
+    root.mkdir(parents=True, exist_ok=True)
+    free = psutil.disk_usage(str(root)).free
+    made = [
+        model._default_manager.filter(created_at__gte=now - DAY).aggregate(n=Sum("size_bytes"))["n"] or 0
+        for model in (MeasurementSet, Image)
+    ]
+    return {"free_bytes": free, "hours": 24 * free / sum(made) if sum(made) else None}
+
+
+def _last_calibration() -> dict[str, Any] | None:
+    table = CalibrationTable.objects.in_use().select_related("calibrator").order_by("-solved_at", "-id").first()
+    if table is None:
+        return None
+    return {"calibrator": table.calibrator.name, "solved_at": table.solved_at, "grade": table.grade}
+
+
+def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None:
+    """The first calibrator that the strip will see."""
+    if dec_deg is None:
+        return None
+    (ra_deg,), (icrs_dec_deg,) = meridian_icrs([now], [dec_deg])
+    near = Calibrator.objects.filter(
+        dec_deg__range=(icrs_dec_deg - CALIBRATOR_REACH_DEG, icrs_dec_deg + CALIBRATOR_REACH_DEG)
+    )
+    transits = sorted(((row.ra_deg - ra_deg) % 360 * SIDEREAL_HOURS_PER_DEG, row.name) for row in near)
+    if not transits:
+        return None
+    hours, name = transits[0]
+    return {"calibrator": name, "at": now + timedelta(hours=hours)}
+
+
+def _workers(now: datetime) -> list[dict[str, Any]]:
+    """Those that have not stopped; one that has been silent for a minute may be gone."""
+    alive = set(Worker.objects.alive().values_list("pk", flat=True))
+    rows = Worker.objects.filter(stopped_at=None, seen_at__gte=now - DAY)
+    return [
+        {
+            "name": row.name, "processes": row.n_processes, "stages": row.stages, "seen_at": row.seen_at,
+            "is_alive": row.pk in alive,
+        }
+        for row in rows
+    ]  # fmt: skip
+
+
+def _failures(since: datetime) -> list[Mapping[str, Any]]:
+    ended = Item.objects.filter(state__in=[State.FAILED, State.QUARANTINED], finished_at__gte=since)
+    own = ended.exclude(error_code="dependency_failed").order_by()
+    counted = own.values("stage", "error_code").annotate(
+        n=Count("pk"), first_at=Min("finished_at"), last_at=Max("finished_at")
+    )
+    return [{**row} for row in counted.order_by("-n", "stage", "error_code")]
