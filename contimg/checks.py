@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -50,12 +51,22 @@ RANGES = [
     Range("CONTIMG_DEC_STRIP_TOLERANCE_DEG", 0, 5, "how far in declination a calibration table holds", above=True),
     Range("CONTIMG_CALIBRATION_VALIDITY_H", 0, 720, "how long a calibration table holds", above=True),
     Range("CONTIMG_FLUX_SYSTEMATIC", 0, 1, "the systematic part of a flux error"),
+    Range("CONTIMG_LEASE_S", 2, 86_400, "how long a silent worker is believed alive, in seconds"),
+    Range("CONTIMG_SWEEP_S", 0.1, 3600, "the seconds between two looks for dead workers"),
+    Range("CONTIMG_DRAIN_S", 0, 86_400, "how long a worker that is stopped may finish its item, in seconds"),
+    Range("CONTIMG_MAX_TRIES", 1, 1000, "how often an item is tried before it is quarantined"),
+    Range("CONTIMG_MAX_KILLS", 1, 1000, "how many workers an item may take with it before it is quarantined"),
 ]
-CHOICES = {"CONTIMG_IMAGER": IMAGERS, "CONTIMG_LOG_FORMAT": FORMATS, "CONTIMG_LOG_LEVEL": LEVELS}
+CHOICES = {
+    "CONTIMG_IMAGER": IMAGERS,
+    "CONTIMG_COURIER": tuple(settings.COURIERS),
+    "CONTIMG_LOG_FORMAT": FORMATS,
+    "CONTIMG_LOG_LEVEL": LEVELS,
+}
 
 
 def register_checks() -> None:
-    for check in (unknown_names, unparsable, out_of_range, unknown_choices, imager_binary, folders):
+    for check in (unknown_names, unparsable, out_of_range, unknown_choices, imager_binary, courier, folders):
         register(check, "contimg")
 
 
@@ -120,6 +131,18 @@ def imager_binary(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             f"CONTIMG_IMAGER is wsclean, but {settings.CONTIMG_WSCLEAN_BINARY!r} is not an executable here.",
             hint="Install the Debian package wsclean (not the one on PyPI), or set CONTIMG_WSCLEAN_BINARY.",
             id="contimg.W001",
+        )
+    ]
+
+
+def courier(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.CONTIMG_COURIER != "celery" or importlib.util.find_spec("celery"):
+        return []
+    return [
+        Error(
+            "CONTIMG_COURIER is celery, but Celery is not installed here.",
+            hint="Install requirements/prod.txt, or remove CONTIMG_COURIER to use the database.",
+            id="contimg.E005",
         )
     ]
 

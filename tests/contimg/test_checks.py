@@ -30,6 +30,11 @@ EDGES = [
     ("CONTIMG_DEC_STRIP_TOLERANCE_DEG", [0.01, 5.0], [0.0, 5.1]),
     ("CONTIMG_CALIBRATION_VALIDITY_H", [0.5, 720.0], [0.0, 721.0]),
     ("CONTIMG_FLUX_SYSTEMATIC", [0.0, 1.0], [-0.01, 1.01]),
+    ("CONTIMG_LEASE_S", [2.0, 86_400.0], [1.9, 86_401.0]),
+    ("CONTIMG_SWEEP_S", [0.1, 3600.0], [0.0, 3601.0]),
+    ("CONTIMG_DRAIN_S", [0.0], [-1.0]),
+    ("CONTIMG_MAX_TRIES", [1, 1000], [0, 1001]),
+    ("CONTIMG_MAX_KILLS", [1, 1000], [0, 1001]),
 ]
 
 
