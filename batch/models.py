@@ -151,18 +151,26 @@ class Item(models.Model):
     afterwards is written only where `attempt` is still its own, so one that lost its lease writes nothing.
     """
 
-    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="items")
+    # Each change of state writes an entry into every index: the keys that are mostly empty have partial ones, and
+    # `item_batch_state` serves the batch's.
+    batch = models.ForeignKey(Batch, on_delete=models.CASCADE, related_name="items", db_index=False)
     stage = models.CharField(max_length=20, choices=StageName.choices)
     after = models.ForeignKey(
-        "self", null=True, blank=True, on_delete=models.CASCADE, related_name="followers",
+        "self", null=True, blank=True, on_delete=models.CASCADE, related_name="followers", db_index=False,
         help_text="The item that has to be done first.",
     )  # fmt: skip
-    group = models.ForeignKey(SubbandGroup, null=True, blank=True, on_delete=models.PROTECT, related_name="items")
-    measurement_set = models.ForeignKey(
-        MeasurementSet, null=True, blank=True, on_delete=models.PROTECT, related_name="items"
+    group = models.ForeignKey(
+        SubbandGroup, null=True, blank=True, on_delete=models.PROTECT, related_name="items", db_index=False
     )
-    image = models.ForeignKey(Image, null=True, blank=True, on_delete=models.PROTECT, related_name="items")
-    epoch = models.ForeignKey(Epoch, null=True, blank=True, on_delete=models.PROTECT, related_name="items")
+    measurement_set = models.ForeignKey(
+        MeasurementSet, null=True, blank=True, on_delete=models.PROTECT, related_name="items", db_index=False
+    )
+    image = models.ForeignKey(
+        Image, null=True, blank=True, on_delete=models.PROTECT, related_name="items", db_index=False
+    )
+    epoch = models.ForeignKey(
+        Epoch, null=True, blank=True, on_delete=models.PROTECT, related_name="items", db_index=False
+    )
     writes_to = models.CharField(
         max_length=40, help_text="Items that write to the same thing never run at the same time."
     )
@@ -200,6 +208,13 @@ class Item(models.Model):
             ),
         ]
         indexes = [
+            models.Index(fields=["after"], condition=Q(after__isnull=False), name="item_after"),
+            models.Index(fields=["group"], condition=Q(group__isnull=False), name="item_group"),
+            models.Index(
+                fields=["measurement_set"], condition=Q(measurement_set__isnull=False), name="item_measurement_set"
+            ),
+            models.Index(fields=["image"], condition=Q(image__isnull=False), name="item_image"),
+            models.Index(fields=["epoch"], condition=Q(epoch__isnull=False), name="item_epoch"),
             models.Index(fields=["-priority", "id"], condition=Q(state=State.READY), name="item_claimable"),
             models.Index(fields=["lease_until"], condition=Q(state=State.RUNNING), name="item_leases"),
             models.Index(

@@ -190,7 +190,8 @@ def draining(n: int, n_workers: int, folder: Path) -> None:
         while batch.n_open:
             time.sleep(0.5)
             batch.refresh_from_db()
-            print(f"\r{batch.n_done} done", end="", flush=True)
+            if sys.stdout.isatty():
+                print(f"\r{batch.n_done} done", end="", flush=True)
         seconds = time.perf_counter() - began
         worker.terminate()
         worker.wait()
@@ -208,6 +209,8 @@ def draining(n: int, n_workers: int, folder: Path) -> None:
         f"done {batch.n_done}, 'database is locked' {said.count('database is locked')} times, "
         f"recorded exactly once {SubbandGroup.objects.filter(size_bytes=SIZE_BYTES + 2).count()}"
     )
+    for item in batch.items.exclude(state="done"):
+        print(f"{item}: {item.state} [{item.error_code}] {item.error_detail}")
 
 
 def _direct(n: int) -> float:
