@@ -1,10 +1,13 @@
-"""Running a batch here and now, without a courier: threads that each feed one child process, and a sweeper."""
+"""Running items in this process, without a courier: threads that each feed one child process, and a sweeper."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
 
 import structlog
 from django.conf import settings
@@ -12,7 +15,8 @@ from django.db import DatabaseError, close_old_connections, connection
 
 from batch import transitions
 from batch.executor import Executor, record_ending
-from batch.models import Batch
+from batch.models import Batch, Item
+from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
 from batch.work import run
 from contimg.products import this_process
@@ -22,32 +26,82 @@ IDLE_S = 0.2
 WATCH_EVERY_S = 0.5
 
 
+class Crew:
+    """Runs items while its `with` block lasts; then what runs may finish for a while, or is handed back.
+
+    With a batch it runs that one's items and is idle when none is ready or running; without, all there are, for ever.
+    """
+
+    def __init__(self, *, n_workers: int, batch: Batch | None = None) -> None:
+        self._batch = batch
+        self._executors = [Executor(batch=batch) for _ in range(n_workers)]
+        self._sweeper, self._swept_at = Sweeper(), 0.0
+        self._at_exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._beat = self._at_exit.enter_context(present(n_processes=len(self._executors)))
+        threads = self._at_exit.enter_context(ThreadPoolExecutor(max(1, len(self._executors))))
+        self._running: list[Future[None]] = [threads.submit(self._work, executor) for executor in self._executors]
+        self._at_exit.callback(self._stop)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._at_exit.__exit__(kind, error, at)
+
+    @property
+    def is_idle(self) -> bool:
+        return all(thread.done() for thread in self._running)
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until a thread has ended; meanwhile it sweeps and is seen. Raises what broke a thread."""
+        if time.monotonic() - self._swept_at > settings.CONTIMG_SWEEP_S:
+            self._beat()
+            unless_away(self._sweeper.sweep)
+            self._swept_at = time.monotonic()
+        running = [thread for thread in self._running if not thread.done()]
+        if running:
+            wait(running, timeout=seconds, return_when=FIRST_COMPLETED)
+        else:
+            time.sleep(seconds)
+        for thread in self._running:
+            if thread.done():
+                thread.result()
+
+    def _stop(self) -> None:
+        for executor in self._executors:
+            executor.stop(within_s=settings.CONTIMG_DRAIN_S)
+
+    def _work(self, executor: Executor) -> None:
+        try:
+            while not executor.is_stopping:
+                try:
+                    if executor.run_next():
+                        continue
+                    if self._batch is not None and not _has_more(self._batch):
+                        return
+                except DatabaseError as error:
+                    log.warning("database_away", detail=str(error).strip())
+                    close_old_connections()
+                time.sleep(IDLE_S)
+        finally:
+            executor.close()
+            connection.close()
+
+
 def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -> Batch:
     """Run the batch's items until none is ready or running, telling `watch` how far it is; returns the batch as it is.
 
     Items that wait for calibration stay waiting. An interrupt stops what runs, cancels what is left, and is raised.
     """
-    executors = [Executor(batch=batch) for _ in range(n_workers)]
-    threads = [threading.Thread(target=_work, args=(executor, batch)) for executor in executors]
-    sweeper, swept_at = Sweeper(), 0.0
-    for thread in threads:
-        thread.start()
-    try:
-        while any(thread.is_alive() for thread in threads):
-            if time.monotonic() - swept_at > settings.CONTIMG_SWEEP_S:
-                _unless_away(sweeper.sweep)
-                swept_at = time.monotonic()
-            _unless_away(batch.refresh_from_db)
-            watch(batch)
-            threads[0].join(WATCH_EVERY_S)
-    except KeyboardInterrupt:
-        transitions.cancel(batch.items.all())
-        raise
-    finally:
-        for executor in executors:
-            executor.stop(within_s=settings.CONTIMG_DRAIN_S)
-        for thread in threads:
-            thread.join()
+    with Crew(n_workers=n_workers, batch=batch) as crew:
+        try:
+            while not crew.is_idle:
+                crew.wait(WATCH_EVERY_S)
+                unless_away(batch.refresh_from_db)
+                watch(batch)
+        except KeyboardInterrupt:
+            transitions.cancel(batch.items.all())
+            raise
     batch.refresh_from_db()
     watch(batch)
     return batch
@@ -69,30 +123,5 @@ def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
     return batch
 
 
-def _work(executor: Executor, batch: Batch) -> None:
-    try:
-        while not executor.is_stopping:
-            try:
-                if executor.run_next():
-                    continue
-                if not _has_more(batch):
-                    return
-            except DatabaseError as error:
-                log.warning("database_away", detail=str(error).strip())
-                close_old_connections()
-            time.sleep(IDLE_S)
-    finally:
-        executor.close()
-        connection.close()
-
-
 def _has_more(batch: Batch) -> bool:
-    return batch.items.filter(state__in=["ready", "running"]).exists()
-
-
-def _unless_away(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except DatabaseError as error:
-        log.warning("database_away", detail=str(error).strip())
-        close_old_connections()
+    return Item.objects.filter(batch=batch, state__in=["ready", "running"]).exists()

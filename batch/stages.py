@@ -21,6 +21,8 @@ from batch.models import UNFINISHED, Item, StageName
 from batch.parameters import IMAGING
 from calibration.models import CalibrationTable, FlagTable
 from calibration.services import (
+    CalibrationGateFailed,
+    WaitingForCalibration,
     applying_recipe,
     calibrator_to_solve_on,
     choose_tables,
@@ -354,3 +356,12 @@ STAGES = (
 )  # fmt: skip
 # What `process` does to a tile, in this order.
 CHAIN = tuple(stage.name for stage in STAGES if "subband_group" in stage.subject_kinds)
+
+
+def is_processed(tile: SubbandGroup, parameters: Mapping[str, Any]) -> bool:
+    """Whether every stage of the chain has made its product of the tile's present files and these parameters."""
+    table, job = stages(), Job(tile=tile, parameters=parameters)
+    try:
+        return all(table[name].is_done(job) for name in CHAIN)
+    except (StageNotReady, WaitingForCalibration, CalibrationGateFailed):
+        return False

@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
-from django.db.models.functions import Now
 from django_tasks_db.models import DBTaskResult
 
 from batch import couriers
-from batch.models import Item, Worker
+from batch.models import Item
+from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
-from contimg.products import this_process
 
 log = structlog.get_logger(__name__)
 RESTART_PAUSE_S = 2.0
@@ -44,36 +41,25 @@ class Supervisor:
         """Returns when it was told to stop and its workers have finished or handed back what they were doing."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        worker = self._register()
         swept_at = 0.0
-        while not self.is_stopping:
-            self._keep_alive()
-            if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
-                self._beat(worker)
-                swept_at = time.monotonic()
-            time.sleep(LOOK_EVERY_S)
-        self._drain()
-        _unless_away(lambda: Worker.objects.filter(pk=worker.pk).update(stopped_at=Now()))
+        with present(n_processes=self.n_processes, stages=self.stages) as beat:
+            while not self.is_stopping:
+                self._keep_alive()
+                if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
+                    beat()
+                    unless_away(self._sweep)
+                    swept_at = time.monotonic()
+                time.sleep(LOOK_EVERY_S)
+            self._drain()
 
     def _stop(self, number: int, frame: object) -> None:
         self.is_stopping = True
 
-    def _register(self) -> Worker:
-        name = this_process()
-        return Worker.objects.create(
-            name=name, host=name.split(".")[0], pid=os.getpid(), n_processes=self.n_processes,
-            stages=list(self.stages), seen_at=Now(),
-        )  # fmt: skip
-
-    def _beat(self, worker: Worker) -> None:
-        def beat() -> None:
-            Worker.objects.filter(pk=worker.pk).update(seen_at=Now())
-            self._sweeper.sweep()
-            if Item.objects.claimable().exists():
-                couriers.ring()
-            _forget_doorbells()
-
-        _unless_away(beat)
+    def _sweep(self) -> None:
+        self._sweeper.sweep()
+        if Item.objects.claimable().exists():
+            couriers.ring()
+        _forget_doorbells()
 
     def _keep_alive(self) -> None:
         now = time.monotonic()
@@ -133,11 +119,3 @@ def _end_with_parent() -> None:
 def _forget_doorbells() -> None:
     answered = DBTaskResult.objects.finished().order_by("-finished_at").values_list("pk", flat=True)
     DBTaskResult.objects.filter(pk__in=list(answered[KEEP_DOORBELLS : 2 * KEEP_DOORBELLS])).delete()
-
-
-def _unless_away(act: Callable[[], object]) -> None:
-    try:
-        act()
-    except DatabaseError as error:
-        log.warning("database_away", detail=str(error).strip())
-        close_old_connections()

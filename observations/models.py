@@ -8,6 +8,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import models
 from django.db.models import ExpressionWrapper, Q
+from django.utils import timezone
 
 from contimg.models import Product
 from observations.querysets import EpochQuerySet, MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
@@ -51,6 +52,9 @@ class SubbandGroup(models.Model):
     )
     size_bytes = models.BigIntegerField()
     last_file_at = models.DateTimeField(help_text="When the newest of its files was last written.")
+    files_changed_at = models.DateTimeField(
+        default=timezone.now, help_text="When indexing last found files that had come, gone or changed."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = SubbandGroupQuerySet.as_manager()

@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import F, FilteredRelation, Q
+from django.db.models import Exists, F, FilteredRelation, OuterRef, Q
 from django.utils import timezone
 
+from contimg.querysets import related
 from contimg.sky import PositionQuerySet
 
 if TYPE_CHECKING:
     from observations.models import Epoch
+
+
+def _is_processable() -> Q:
+    return Q(n_subbands__gte=settings.CONTIMG_MIN_SUBBANDS, duplicate_subbands=[])
 
 
 class SubbandFileQuerySet(models.QuerySet):
@@ -28,10 +33,10 @@ class SubbandFileQuerySet(models.QuerySet):
 class SubbandGroupQuerySet(PositionQuerySet):
     def under(self, folder: Path) -> Self:
         """Groups with at least one file below this (resolved) folder, whichever roots the files are stored under."""
-        below = Q(files__root__path=str(folder)) | Q(files__root__path__startswith=f"{folder}/")
+        below = Q(root__path=str(folder)) | Q(root__path__startswith=f"{folder}/")
         for parent in folder.parents:
-            below |= Q(files__root__path=str(parent), files__relative_path__startswith=f"{folder.relative_to(parent)}/")
-        return self.filter(below).distinct()
+            below |= Q(root__path=str(parent), relative_path__startswith=f"{folder.relative_to(parent)}/")
+        return self.filter(Exists(related(self.model, "files").filter(below, group=OuterRef("pk"))))
 
     def overfull(self) -> Self:
         return self.exclude(duplicate_subbands=[])
@@ -41,8 +46,15 @@ class SubbandGroupQuerySet(PositionQuerySet):
         wait = timedelta(seconds=settings.CONTIMG_SETTLE_S if settle_s is None else settle_s)
         return self.filter(Q(is_complete=True) | Q(last_file_at__lte=timezone.now() - wait))
 
+    def unchanged(self, for_s: float) -> Self:
+        """Complete, or no scan found its files changed for so long, whatever the times of the files say."""
+        return self.filter(Q(is_complete=True) | Q(files_changed_at__lte=timezone.now() - timedelta(seconds=for_s)))
+
     def processable(self) -> Self:
-        return self.filter(n_subbands__gte=settings.CONTIMG_MIN_SUBBANDS, duplicate_subbands=[])
+        return self.filter(_is_processable())
+
+    def not_processable(self) -> Self:
+        return self.exclude(_is_processable())
 
     def in_epoch(self, epoch: Epoch) -> Self:
         """The tile set of an epoch, in the order of time."""

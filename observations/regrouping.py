@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from statistics import median_low
 from typing import Any
 
+from django.utils import timezone
+
 from contimg.sky import healpix_indices
 from observations.grouping import (
     HALF_TILE_S,
@@ -55,7 +57,8 @@ def regroup(*, touched: Collection[datetime], left: Collection[int]) -> Regroupe
     """Group anew the files around the `touched` times and store what that changes.
 
     `left` are groups that lost a file in a way the file's row does not show any more. A group keeps its row when most
-    of its files stay together; a row left without files is deleted unless a measurement set was made from it.
+    of its files stay together; a row left without files is deleted unless a measurement set was made of it or work was
+    asked for on it.
     """
     files = {file.pk: file for file in _neighbourhood(sorted(touched))}
     decided = [[files[member.key] for member in group] for group in group_files(_facts(files))]
@@ -119,10 +122,11 @@ def _match(decided: Sequence[Members]) -> dict[int, int]:
 
 def _store(decided: Sequence[Members], stored: Sequence[SubbandGroup | None]) -> Regrouped:
     groups = [group or SubbandGroup() for group in stored]
-    changed, moved = [], []
+    changed, moved, now = [], [], timezone.now()
     for group, members in zip(groups, decided, strict=True):
         altered = _assign(group, _summary(members))
         if altered or group.pk is None:
+            group.files_changed_at = now
             changed.append(group)
         if altered & {*PLACE} or group.pk is None:
             moved.append(group)
@@ -130,7 +134,7 @@ def _store(decided: Sequence[Members], stored: Sequence[SubbandGroup | None]) ->
     fresh = [group for group in changed if group.pk is None]
     known = [group for group in changed if group.pk is not None]
     SubbandGroup.objects.bulk_create(fresh, batch_size=WRITE_BATCH)
-    SubbandGroup.objects.bulk_update(known, [*PLACE, *CENTRE, *COUNTS], batch_size=WRITE_BATCH)
+    SubbandGroup.objects.bulk_update(known, [*PLACE, *CENTRE, *COUNTS, "files_changed_at"], batch_size=WRITE_BATCH)
     _join(decided, groups)
     return Regrouped(created={group.pk for group in fresh}, changed={group.pk for group in known})
 
@@ -182,10 +186,12 @@ def _join(decided: Sequence[Members], groups: Sequence[SubbandGroup]) -> None:
 def _retire(groups: Sequence[SubbandGroup], result: Regrouped) -> None:
     """Groups whose files have all gone elsewhere."""
     empty = SubbandGroup.objects.filter(pk__in=[group.pk for group in groups], files__isnull=True)
-    result.removed |= set(empty.filter(measurement_sets__isnull=True).values_list("pk", flat=True))
+    unused = empty.filter(measurement_sets__isnull=True, items__isnull=True)
+    result.removed |= set(unused.values_list("pk", flat=True))
     SubbandGroup.objects.filter(pk__in=result.removed).delete()
     used = {group.pk for group in groups} - result.removed
     result.changed |= used
     SubbandGroup.objects.filter(pk__in=used, files__isnull=True).update(
-        n_files=0, n_subbands=0, missing_subbands=missing_subbands([]), duplicate_subbands=[], size_bytes=0
-    )
+        n_files=0, n_subbands=0, missing_subbands=missing_subbands([]), duplicate_subbands=[], size_bytes=0,
+        files_changed_at=timezone.now(),
+    )  # fmt: skip

@@ -110,17 +110,20 @@ def _take_batch(report: IndexReport, places: Sequence[_Place], rows: Sequence[Su
             report.refused.append(RefusedFile(path, row.error_code, row.error_detail))
 
 
-def describe(group: SubbandGroup) -> str:
-    """What the group has, lacks and has twice, and whether it is processed, in one sentence for operators."""
+def describe(group: SubbandGroup, settle_s: float | None = None) -> str:
+    """What the group has, lacks and has twice, and whether it is processed, in one sentence for operators.
+
+    `settle_s` is the seconds without a new file after which it counts as settled (None: CONTIMG_SETTLE_S).
+    """
     parts = [f"{group.n_subbands} of {N_SUBBANDS} subbands"]
     if group.duplicate_subbands:
         parts.append(f"{_named(group.duplicate_subbands)} more than once")
     if group.missing_subbands and group.n_subbands:
         parts.append(f"{_named(group.missing_subbands)} missing")
-    return f"{', '.join(parts)}: {_prospect(group)}"
+    return f"{', '.join(parts)}: {_prospect(group, settle_s)}"
 
 
-def _prospect(group: SubbandGroup) -> str:
+def _prospect(group: SubbandGroup, settle_s: float | None) -> str:
     if group.measurement_sets.all():
         return "processed"
     if group.duplicate_subbands:
@@ -128,18 +131,18 @@ def _prospect(group: SubbandGroup) -> str:
             "not processed, the headers cannot tell which is meant; remove the wrong ones of "
             f"{name_files(group.duplicate_files)} and index again"
         )
-    wait_s = _settles_in_s(group)
+    wait_s = _settles_in_s(group, settings.CONTIMG_SETTLE_S if settle_s is None else settle_s)
     if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS:
         waiting = f"; more may come for {wait_s:.0f} s" if wait_s > 0 else ""
         return f"not processed, {settings.CONTIMG_MIN_SUBBANDS} are needed{waiting}"
     return f"waiting, settles in {wait_s:.0f} s" if wait_s > 0 else "ready"
 
 
-def _settles_in_s(group: SubbandGroup) -> float:
+def _settles_in_s(group: SubbandGroup, settle_s: float) -> float:
     """Seconds until no new file is expected, as `SubbandGroupQuerySet.settled` has it; 0 when it has settled."""
     if group.n_files == group.n_subbands == N_SUBBANDS:
         return 0.0
-    return max(0.0, settings.CONTIMG_SETTLE_S - (timezone.now() - group.last_file_at).total_seconds())
+    return max(0.0, settle_s - (timezone.now() - group.last_file_at).total_seconds())
 
 
 def _named(subbands: Sequence[int]) -> str:

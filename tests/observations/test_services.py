@@ -10,6 +10,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from batch.services import create_batch
 from contimg.exceptions import NotReadable
 from observations.models import DataRoot, MeasurementSet, SubbandFile, SubbandGroup
 from observations.regrouping import Regrouped
@@ -182,6 +183,30 @@ class TestATile:
 
         group = SubbandGroup.objects.get()
         assert (group.n_files, group.n_subbands, len(group.missing_subbands), group.size_bytes) == (0, 0, 16, 0)
+
+    def test_a_group_that_work_was_asked_for_stays_too(self, tmp_path):
+        path = write_subband(tmp_path, 0)
+        index_subbands(folder=tmp_path)
+        create_batch(stage="convert", subjects=[("subband_group", SubbandGroup.objects.get().pk)])
+
+        path.write_bytes(b"spoilt")
+        index_subbands(folder=tmp_path)
+
+        assert SubbandGroup.objects.get().n_files == 0
+
+    def test_it_says_when_its_files_last_changed(self, tmp_path):
+        tile = write_tile(tmp_path, subbands=range(15))
+        index_subbands(folder=tmp_path)
+        first = SubbandGroup.objects.get().files_changed_at
+        index_subbands(folder=tmp_path)
+        assert SubbandGroup.objects.get().files_changed_at == first
+        touch(write_subband(tmp_path, 15), seconds_ago=86_400)  # a copy that keeps its original's time
+        index_subbands(folder=tmp_path)
+        late = SubbandGroup.objects.get().files_changed_at
+        assert late > first
+        tile[0].unlink()
+        index_subbands(folder=tmp_path)
+        assert SubbandGroup.objects.get().files_changed_at > late
 
 
 class TestFilesThatVanish:

@@ -12,15 +12,14 @@ from django.core.management.base import CommandError
 from batch import transitions
 from batch.display import showing
 from batch.models import Batch, Item, StageName, State
+from batch.outcomes import items_by_tile, outcome_line, outcomes
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
-from batch.stages import CHAIN, Job, StageNotReady, stages
+from batch.stages import is_processed
 from batch.sweeper import Sweeper
-from calibration.services import CalibrationGateFailed, WaitingForCalibration
 from contimg.commands import ContimgCommand
 from contimg.exceptions import Busy
 from contimg.models import Grade
-from images.models import Image
 from observations.models import SubbandGroup
 from observations.services import describe, index_subbands
 
@@ -47,11 +46,12 @@ class Command(ContimgCommand):
         tiles = sorted(groups.processable().settled(settle_s), key=lambda tile: (tile.started_at, tile.pk))
         parameters = {"lenient": lenient}
         _clear_the_way(tiles)
-        undone = [tile for tile in tiles if not is_done(tile, parameters)]
+        undone = [tile for tile in tiles if not is_processed(tile, parameters)]
         batch = self._run(undone, parameters, workers, quiet=as_json or options["verbosity"] == 0) if undone else None
         taken = {tile.pk for tile in tiles}
         left = [group for group in groups if group.pk not in taken and not group.measurement_sets.all()]
-        summary = _summary(tiles, batch, left, index.refused)
+        reasons = [{"name": group.name, "reason": describe(group, settle_s)} for group in left]
+        summary = _summary(tiles, batch, reasons, index.refused)
         self.stdout.write(json.dumps(summary, indent=2) if as_json else _as_text(summary))
         if any(tile["state"] != State.DONE for tile in summary["tiles"]) or index.refused or _overfull(left):
             raise SystemExit(1)
@@ -83,85 +83,32 @@ def _clear_the_way(tiles: list[SubbandGroup]) -> None:
     transitions.cancel(begun)
 
 
-def is_done(tile: SubbandGroup, parameters: dict[str, Any]) -> bool:
-    """Whether every stage of the chain has made its product of the tile's present files and these parameters."""
-    table, job = stages(), Job(tile=tile, parameters=parameters)
-    try:
-        return all(table[name].is_done(job) for name in CHAIN)
-    except (StageNotReady, WaitingForCalibration, CalibrationGateFailed):
-        return False
-
-
 def _overfull(groups: list[SubbandGroup]) -> bool:
     return any(group.is_overfull for group in groups)
 
 
-def _summary(tiles: list[SubbandGroup], batch: Batch | None, left: list[SubbandGroup], refused: list) -> dict[str, Any]:
-    made, items = _results(tiles), _items(batch)
+def _summary(
+    tiles: list[SubbandGroup], batch: Batch | None, left: list[dict[str, str]], refused: list
+) -> dict[str, Any]:
+    items = items_by_tile(batch.items.all()) if batch else {}
     return {
         "batch": batch and batch.pk,
-        "tiles": [_tile(tile, items.get(tile.pk, []), made.get(tile.pk, NOTHING)) for tile in tiles],
-        "not_processed": [{"name": group.name, "reason": describe(group)} for group in left],
+        "tiles": outcomes(tiles, items),
+        "not_processed": left,
         "refused_files": [{"path": str(file.path), "code": file.code, "detail": file.detail} for file in refused],
     }
-
-
-def _items(batch: Batch | None) -> dict[int, list[Any]]:
-    """The items of each tile, in the order of the chain."""
-    found: dict[int, list[Any]] = {}  # items with `did_work`
-    for item in batch.items.order_by("id").with_latest_attempt() if batch else ():
-        found.setdefault(item.subject_id, []).append(item)
-    return found
-
-
-def _tile(tile: SubbandGroup, items: list[Any], made: dict[str, Any]) -> dict[str, Any]:
-    """How far one tile came; `stages_run` are those that did work, not those found done."""
-    stopped = next((item for item in items if item.state != State.DONE), None)
-    return {
-        "name": tile.name,
-        "state": stopped.state if stopped else State.DONE.value,
-        "stages_run": [item.stage for item in items if item.state == State.DONE and item.did_work],
-        "stage": stopped.stage if stopped else "",
-        "code": stopped.error_code if stopped else "",
-        "detail": stopped.error_detail if stopped else "",
-        "missing_subbands": tile.missing_subbands,
-        **(NOTHING if stopped else made),
-    }
-
-
-NOTHING = {"grade": None, "rms_jy_per_beam": None, "dynamic_range": None, "n_detected": None}
-
-
-def _results(tiles: list[SubbandGroup]) -> dict[int, dict[str, Any]]:
-    """What came out of each tile, by the tile's key."""
-    images = Image.objects.tiles().current().filter(measurement_set__group__in=tiles)
-    columns = ("measurement_set__group", "grade", "rms_jy_per_beam", "dynamic_range", "catalogue__n_detected")
-    return {row[0]: dict(zip(NOTHING, row[1:], strict=True)) for row in images.values_list(*columns)}
 
 
 def _as_text(summary: dict[str, Any]) -> str:
     tiles = summary["tiles"]
     worked = sum(bool(tile["stages_run"]) for tile in tiles)
     done = [tile for tile in tiles if tile["state"] == "done"]
-    lines = [_result_line(tile) for tile in done]
+    lines = [f"  {outcome_line(tile)}" for tile in done]
     lines.append(f"{len(done)} of {len(tiles)} tiles done, {worked} of them with new work")
     poor = sum(tile["grade"] == Grade.POOR for tile in done)
     if poor:
         lines.append(f"  {poor} graded poor: kept, but they make no new sources and stay out of statistics")
-    lines += [
-        f"  {tile['name']} {tile['state']} at {tile['stage']}: {tile['detail']} [{tile['code']}]"
-        for tile in tiles
-        if tile["state"] != "done"
-    ]
+    lines += [f"  {outcome_line(tile)}" for tile in tiles if tile["state"] != "done"]
     lines += [f"  {group['name']} not processed: {group['reason']}" for group in summary["not_processed"]]
     lines += [f"  {file['path']} refused: {file['detail']} [{file['code']}]" for file in summary["refused_files"]]
     return "\n".join(lines)
-
-
-def _result_line(tile: dict[str, Any]) -> str:
-    missing = ", ".join(f"sb{number:02d}" for number in tile["missing_subbands"])
-    return (
-        f"  {tile['name']} {tile['grade']:9}  rms {1e3 * (tile['rms_jy_per_beam'] or 0):.2f} mJy/beam  "
-        f"dynamic range {tile['dynamic_range'] or 0:.0f}  {tile['n_detected']} detections"
-        f"{f'  without {missing}' if missing else ''}"
-    )

@@ -67,7 +67,7 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
     for code, n in backlog["waiting_for"].items():
         yield "", f"{n} held back: {code}", False
     processes = sum(worker["processes"] for worker in alive)
-    idle = bool(backlog["items"]) and not alive
+    idle = bool(backlog["items"]) and not processes
     yield "workers", f"{len(alive)} with {processes} processes" if alive else "none; `manage.py worker`", idle
     for worker in facts["workers"]:
         if not worker["is_alive"]:

@@ -1,0 +1,43 @@
+"""Being seen at work: a process that runs items has a row among the workers, and a heartbeat."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+from django.db import DatabaseError, close_old_connections
+from django.db.models.functions import Now
+
+from batch.models import Worker
+from contimg.products import this_process
+
+log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
+    """This process is listed with so many processes of its own meanwhile; gives its heartbeat."""
+    name = this_process()
+    worker, _ = Worker.objects.update_or_create(
+        name=name,
+        defaults={
+            "host": name.split(".")[0], "pid": os.getpid(), "n_processes": n_processes, "stages": list(stages),
+            "seen_at": Now(), "stopped_at": None,
+        },
+    )  # fmt: skip
+    row = Worker.objects.filter(pk=worker.pk)
+    try:
+        yield lambda: unless_away(lambda: row.update(seen_at=Now()))
+    finally:
+        unless_away(lambda: row.update(stopped_at=Now()))
+
+
+def unless_away(act: Callable[[], object]) -> None:
+    """Do it; when the database does not answer, say so and go on: it may the next time."""
+    try:
+        act()
+    except DatabaseError as error:
+        log.warning("database_away", detail=str(error).strip())
+        close_old_connections()
