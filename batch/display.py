@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from django.db.models.functions import Now
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from batch.estimates import Estimates
-from batch.models import Batch
+from batch.models import Batch, Pause
 
 ESTIMATE_EVERY_S = 5.0
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} stages{postfix}"
@@ -20,21 +21,42 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} stages{postfix}"
 def showing(batch: Batch, *, quiet: bool, write: Callable[[str], object]) -> Iterator[Callable[[Batch], None]]:
     """Gives the function that is told of the batch again and again; `write` takes the lines where there is no bar."""
     bar = tqdm(total=batch.n_total, desc=batch.stage, bar_format=BAR, disable=quiet or None)
-    told_tenth, estimated_at = int(10 * batch.progress), 0.0
+    told_tenth, estimated_at, told_idle = int(10 * batch.progress), time.monotonic(), ""
 
     def show(batch: Batch) -> None:
-        nonlocal told_tenth, estimated_at
+        nonlocal told_tenth, estimated_at, told_idle
         bar.update(batch.n_total - batch.n_open - bar.n)
         now = time.monotonic()
-        if not bar.disable and now - estimated_at > ESTIMATE_EVERY_S:
+        if not quiet and now - estimated_at > ESTIMATE_EVERY_S:
             estimated_at = now
-            bar.set_postfix_str(", ".join(filter(None, [_counts(batch), _left(batch)])))
+            if not bar.disable:
+                bar.set_postfix_str(", ".join(filter(None, [_counts(batch), _left(batch)])))
+            idle = why_idle(batch)
+            if idle and idle != told_idle:
+                with bar.external_write_mode():
+                    write(idle)
+            told_idle = idle
         if bar.disable and not quiet and int(10 * batch.progress) > told_tenth:
             told_tenth = int(10 * batch.progress)
             write(f"{batch.stage}: {batch.n_total - batch.n_open} of {batch.n_total} stages")
 
     with logging_redirect_tqdm(), bar:
         yield show
+
+
+def why_idle(batch: Batch) -> str:
+    """What a batch of which nothing runs waits for: a pause, or the time of the next try; empty when neither."""
+    ready = batch.items.ready().order_by("not_before", "id")
+    if batch.n_running or not batch.n_ready:
+        return ""
+    paused = Pause.objects.filter(stage__in=["", *ready.order_by().values_list("stage", flat=True).distinct()]).first()
+    if paused:
+        reason = f" ({paused.reason})" if paused.reason else ""
+        return f"{paused} {'are' if not paused.stage else 'is'} paused{reason}; `manage.py resume` ends it."
+    held = ready.filter(not_before__gt=Now()).first()
+    if held is None or held.not_before is None:
+        return ""
+    return f"{held.stage} is tried again at {held.not_before:%H:%M:%S} UTC: {held.error_detail} [{held.error_code}]"
 
 
 def _counts(batch: Batch) -> str:

@@ -72,6 +72,9 @@ class Batch(models.Model):
     idempotency_key = models.CharField(max_length=200, null=True, blank=True, unique=True)
     request_digest = models.CharField(max_length=64, blank=True, help_text="Of what the idempotency key stands for.")
     query = models.JSONField(null=True, blank=True, help_text="What the subjects were chosen by, when not one by one.")
+    run_by = models.CharField(
+        max_length=100, blank=True, help_text="The process that made it to run it itself; empty: it is for any worker."
+    )
     n_waiting = models.PositiveIntegerField(default=0)
     n_ready = models.PositiveIntegerField(default=0)
     n_running = models.PositiveIntegerField(default=0)

@@ -11,14 +11,15 @@ from django.db import DatabaseError, close_old_connections
 from django.db.models.functions import Now
 
 from batch.models import Worker
-from contimg.products import this_process
+from contimg.products import require_writable_roots, this_process
 
 log = structlog.get_logger(__name__)
 
 
 @contextmanager
 def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
-    """This process is listed with so many processes of its own meanwhile; gives its heartbeat."""
+    """This process is listed with so many processes of its own meanwhile; gives its heartbeat. Raises NotWritable."""
+    require_writable_roots()
     name = this_process()
     worker, _ = Worker.objects.update_or_create(
         name=name,

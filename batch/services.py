@@ -139,6 +139,7 @@ def create_batch(
     priority: int = 0,
     idempotency_key: str | None = None,
     owner: User | None = None,
+    run_by: str = "",
 ) -> Asked:
     """Everything or nothing: the batch, its items, and the doorbell that wakes a worker.
 
@@ -155,7 +156,7 @@ def create_batch(
         raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
     batch = Batch(
         stage=stage, parameters=complete, owner=owner, priority=priority, idempotency_key=idempotency_key,
-        request_digest=asked, query=query,
+        request_digest=asked, query=query, run_by=run_by,
     )  # fmt: skip
     try:
         with transaction.atomic():

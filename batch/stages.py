@@ -43,7 +43,7 @@ from images.tiles import image_field, imaging_parameters, imaging_recipe, make_t
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
 from qa.services import assess_calibration_table, assess_image, is_assessed
-from sources.services import catalogue_recipe, measure_image, record_catalogue
+from sources.services import catalogue_recipe, measure_image, record_catalogue, refresh_statistics
 
 Record = Callable[[], object]
 Row = TypeVar("Row", bound=Model)
@@ -253,7 +253,15 @@ def _is_whole(images: QuerySet[Image], recipe: str) -> bool:
 def _image(job: Job, folder: Path) -> Record:
     measurement_set = calibrated_set(job)
     made = make_tile(measurement_set=measurement_set, parameters=job.imaging, folder=folder)
-    return lambda: record_tile(measurement_set=measurement_set, made=made)
+
+    def record() -> None:
+        versions = Image.objects.tiles().filter(measurement_set__group=job.tile)
+        before = set(versions.current())
+        record_tile(measurement_set=measurement_set, made=made)
+        # The light curves change now, not when the new version was measured: it may never be.
+        refresh_statistics(images=before ^ set(versions.current()))
+
+    return record
 
 
 def _assess(job: Job, folder: Path) -> Record:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 from django.conf import settings
 from django.db import transaction
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from calibration.engines.flagger import Flagging, FlaggingParameters
     from calibration.engines.model import CalibratorModel
     from calibration.engines.solver import SolvedSet, SolvingParameters
+
+log = structlog.get_logger(__name__)
 
 MIN_RESPONSE = 0.5  # of the primary beam at the calibrator: `good` in the match scale (0.8, 0.5, 0.3)
 SEARCH_RADIUS_DEG = 3.0  # the beam is below 2% beyond
@@ -183,7 +186,15 @@ def make_tables(
     alone = solve_tile(output_folder=first)
     apply(measurement_set=raw, flag_table=flags, tables=[table.path for table in alone.tables], output=calibrated)
     field = image_field(calibrated, model, measurement_set.pointing_dec_deg, folder)
-    return solve_tile(output_folder=final, field=FieldModel.read(field) if field else None)
+    solved = solve_tile(output_folder=final, field=FieldModel.read(field) if field else None)
+    wanted = settings.CONTIMG_REFERENCE_ANTENNA
+    if wanted not in ("", solved.reference_antenna):
+        log.warning(
+            "reference_antenna_missing",
+            detail=f"Antenna {wanted!r} (CONTIMG_REFERENCE_ANTENNA) has no data in {measurement_set.name}; "
+            f"{solved.reference_antenna} was taken.",
+        )
+    return solved
 
 
 @transaction.atomic

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -10,6 +11,26 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
 from contimg.exceptions import ContimgError
+
+MOST_SECONDS = 30 * 86_400.0
+
+
+class NotMigrated(ContimgError):
+    """The database's tables are those of an older version."""
+
+    code = "not_migrated"
+    status = 503
+
+
+def seconds(text: str) -> float:
+    """The type of an option: from 0 to a month. (NaN is in no range.)"""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= MOST_SECONDS:
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {MOST_SECONDS:.0f}")
+    return value
 
 
 class ContimgCommand(BaseCommand):
@@ -31,10 +52,13 @@ class ContimgCommand(BaseCommand):
 
 
 def _refuse_unmigrated() -> None:
+    """Raises NotMigrated."""
     connection = connections[DEFAULT_DB_ALIAS]
     try:
         executor = MigrationExecutor(connection)
     except OperationalError as error:
-        raise CommandError("The database does not answer; see that it runs and that DATABASE_URL is right.") from error
+        raise CommandError(
+            "The database does not answer; see that it runs and that DATABASE_URL is right. [database_unavailable]"
+        ) from error
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise CommandError("The database is not up to date with this version; run `manage.py migrate` first.")
+        raise NotMigrated("The database is not up to date with this version; run `manage.py migrate` first.")

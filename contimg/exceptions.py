@@ -25,6 +25,13 @@ class NotReadable(InvalidInput):
     code = "not_readable"
 
 
+class NotWritable(ContimgError):
+    """A folder that work is written to cannot be."""
+
+    code = "not_writable"
+    status = 503
+
+
 class OutsideRoot(InvalidInput):
     """A path that leaves the folder it was promised to be in."""
 

@@ -31,7 +31,7 @@ import psutil
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
+from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot
 
 WORK_FOLDER = ".work"
 JOURNAL = ".journal"
@@ -61,6 +61,24 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(resolved_root):
         raise OutsideRoot(f"The path {relative!r} leaves its folder; give one that stays below it.")
     return path
+
+
+def require_writable(folder: Path, *, named_by: str) -> None:
+    """Make the folder where there is none, before work begins. Raises NotWritable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise NotWritable(
+            f"{folder} cannot be written to ({error.strerror}); see who owns it, or give another folder as {named_by}."
+        ) from error
+
+
+def require_writable_roots() -> None:
+    """What every worker writes to."""
+    for setting in ("CONTIMG_PRODUCTS_ROOT", "CONTIMG_LOG_DIR"):
+        require_writable(Path(getattr(settings, setting)), named_by=setting)
 
 
 @contextlib.contextmanager

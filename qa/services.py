@@ -14,7 +14,9 @@ from images.models import Image
 from qa.models import Assessment, Finding, Policy, SubjectKind
 from qa.rules import Verdict, judge, known
 from sources.models import Source
+from sources.services import refresh_statistics
 
+NOISE_REACHES = 3.0  # its highest peak in an image of many beams is higher
 NO_THERMAL_NOISE = {
     Image.Kind.EXTERNAL: "the thermal noise of an image from elsewhere is not known",
     Image.Kind.MOSAIC: "the tiles of a mosaic are held against their thermal noise one by one",
@@ -34,9 +36,13 @@ def active_policy() -> Policy:
 
 @transaction.atomic
 def assess_image(*, image: Image) -> Assessment:
-    """Judge an image by the active policy; the image's grade follows in the same transaction."""
+    """Judge an image by the active policy; its grade, and the statistics of its sources, follow in the transaction."""
     metrics, skipped = image_metrics(image)
-    return _record(Assessment(image=image), image, SubjectKind.IMAGE, metrics, skipped)
+    counted = image.grade != Grade.POOR
+    assessment = _record(Assessment(image=image), image, SubjectKind.IMAGE, metrics, skipped)
+    if counted != (image.grade != Grade.POOR):
+        refresh_statistics(images=[image])
+    return assessment
 
 
 @transaction.atomic
@@ -65,19 +71,26 @@ def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
     possible = _possible_dynamic_range(image)
     if possible is not None and possible < 100 and metrics["dynamic_range"] is not None:
-        skipped["dynamic_range"] = f"the brightest known source here allows a dynamic range of {possible:.0f} at best"
+        skipped["dynamic_range"] = f"the brightest source here allows a dynamic range of {possible:.0f} at best"
     return metrics, skipped
 
 
 def _possible_dynamic_range(image: Image) -> float | None:
-    """The brightest known source in the field over the thermal noise; None when the field is not known yet."""
-    if not image.thermal_rms_jy_per_beam:
+    """The brightest source in the field, known or seen here, over the thermal noise; None where neither is known.
+
+    What is seen counts, or the first visit to a faint field would be judged for having no bright source. A peak below
+    NOISE_REACHES of the image's own noise is no image of the sky and counts for nothing.
+    """
+    thermal, rms, peak = map(known, (image.thermal_rms_jy_per_beam, image.rms_jy_per_beam, image.peak_jy_per_beam))
+    if not thermal:
         return None
     field = Source.objects.within_cone(
         ra_deg=image.ra_deg, dec_deg=image.dec_deg, radius_deg=min(image.radius_deg / 2, 10)
     )
-    brightest = field.order_by().aggregate(brightest=Max("flux_mean_jy"))["brightest"]
-    return None if brightest is None else brightest / image.thermal_rms_jy_per_beam
+    fluxes = [field.order_by().aggregate(brightest=Max("flux_mean_jy"))["brightest"]]
+    if peak is not None and rms and peak >= NOISE_REACHES * rms:
+        fluxes.append(peak)
+    return max((flux / thermal for flux in fluxes if flux is not None), default=None)
 
 
 def table_metrics(table: CalibrationTable) -> tuple[dict[str, float | None], dict[str, str]]:

@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from contimg.models import Grade
 from contimg.products import digest, product_path
 from contimg.sky import MAX_RADIUS_DEG, healpix_indices
 from images.models import Image
+from images.querysets import ImageQuerySet
 from images.services import image_file
 from sources.models import Catalogue, Measurement, Source
 from sources.querysets import MeasurementQuerySet, SourceQuerySet
@@ -79,6 +80,7 @@ class MeasuredImage:
     versions: dict[str, str]
     n_detected: int
     newest_source_id: int  # of all that were known when this was measured
+    newest_catalogue_id: int  # of all that were recorded then
     new_sources: list[Source] = field(default_factory=list)
     fitted: list[Measurement] = field(default_factory=list)
     forced: list[Measurement] = field(default_factory=list)
@@ -104,7 +106,8 @@ def measure_image(*, image: Image) -> MeasuredImage:
     from sources.engines import finder
 
     parameters = PhotometryParameters.configured()
-    newest = Source.objects.aggregate(newest=Max("id"))["newest"] or 0
+    newest_source = Source.objects.aggregate(newest=Max("id"))["newest"] or 0
+    newest_catalogue = Catalogue.objects.aggregate(newest=Max("id"))["newest"] or 0
     known = list(_sources_around(image))
     files = _files(image)
     found = finder.find(files=files, detection_sigma=parameters.detection_sigma, island_sigma=parameters.island_sigma)
@@ -118,7 +121,8 @@ def measure_image(*, image: Image) -> MeasuredImage:
         parameters=dataclasses.asdict(parameters),
         versions=finder.versions(),
         n_detected=len(found),
-        newest_source_id=newest,
+        newest_source_id=newest_source,
+        newest_catalogue_id=newest_catalogue,
         new_sources=new,
         fitted=[
             _fitted(image, source, detections[index], cells[index], responses[index], parameters)
@@ -275,7 +279,18 @@ def _forced_elsewhere(image: Image, new: list[Source], parameters: PhotometryPar
     """New sources in all other images that were measured before they were known."""
     if not new:
         return []
-    others = (
+    rows: list[Measurement] = []
+    for other in _measured_around(image):
+        try:
+            rows += _forced(other, _files(other), new, parameters)
+        except MissingProduct as error:
+            logger.warning("New sources are not measured in %s: %s", other.name, error)
+    return rows
+
+
+def _measured_around(image: Image) -> ImageQuerySet:
+    """The other current images that may share a source with this one and have a catalogue."""
+    return (
         Image.objects.current()
         .filter(catalogue__isnull=False)
         .within_cone(
@@ -286,13 +301,6 @@ def _forced_elsewhere(image: Image, new: list[Source], parameters: PhotometryPar
         .exclude(pk=image.pk)
         .filter(Q(separation_deg__lte=F("radius_deg") + image.radius_deg))
     )
-    rows: list[Measurement] = []
-    for other in others:
-        try:
-            rows += _forced(other, _files(other), new, parameters)
-        except MissingProduct as error:
-            logger.warning("New sources are not measured in %s: %s", other.name, error)
-    return rows
 
 
 # --- record -------------------------------------------------------------------------------------------------------
@@ -300,13 +308,16 @@ def _forced_elsewhere(image: Image, new: list[Source], parameters: PhotometryPar
 def record_catalogue(*, image: Image, measured: MeasuredImage) -> Catalogue:
     """Write what `measure_image` found in place of what was known of the image; the same again changes nothing.
 
-    Raises Busy when somebody else added sources to the field meanwhile: measure again, or they would be there twice.
+    Raises Busy when somebody else changed the field meanwhile: measure again, or sources that he added would be there
+    twice, and those that this image adds would lack a flux in the images that he measured.
     """
     done = Catalogue.objects.filter(recipe=measured.recipe).first()
     if done is not None:
         return done
     if _sources_around(image).filter(pk__gt=measured.newest_source_id).exists():
         raise Busy(f"Sources were added to the field of {image.name} while it was measured; measure it again.")
+    if measured.new_sources and _measured_around(image).filter(catalogue__pk__gt=measured.newest_catalogue_id).exists():
+        raise Busy(f"An image beside {image.name} was measured meanwhile; measure this one again.")
     before = set(Measurement.objects.filter(image=image).values_list("source_id", flat=True))
     Measurement.objects.filter(image=image).delete()
     Catalogue.objects.filter(image=image).delete()
@@ -328,9 +339,9 @@ def record_catalogue(*, image: Image, measured: MeasuredImage) -> Catalogue:
 
 
 @transaction.atomic
-def refresh_statistics(*, image: Image) -> None:
-    """Recompute the statistics of every source in an image: call it when its grade or `is_current` has changed."""
-    _refresh(Q(measurements__image=image))
+def refresh_statistics(*, images: Iterable[Image]) -> None:
+    """Recompute the statistics of every source in these images, whose grade or `is_current` has changed."""
+    _refresh(Q(measurements__image__in=list(images)))
 
 
 def _delete_never_seen(candidates: set[int]) -> None:

@@ -15,11 +15,10 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from batch import transitions
-from batch.models import Item
+from batch.models import Batch, Item
 from batch.services import create_batch
 from batch.stages import COMPANIONS
 from calibration.models import CalibrationTable, FlagTable
-from contimg.products import this_process
 from images.models import Image
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment
@@ -178,7 +177,9 @@ def test_fifteen_and_twelve_subbands_are_processed_and_eleven_are_named(night, r
     summary = process(folder)
     assert (len(summary["tiles"]), len(summary["not_processed"])) == (n_tiles, left)
     if left:
+        assert summary["status"] == 1
         assert "11 of 16 subbands" in summary["not_processed"][0]["reason"]
+        assert summary["not_processed"][0]["code"] == "group_incomplete"
 
 
 def test_seventeen_files_are_over_full_named_and_not_processed(night, raw):
@@ -189,6 +190,7 @@ def test_seventeen_files_are_over_full_named_and_not_processed(night, raw):
     assert summary["status"] == 1
     assert summary["tiles"] == []
     assert "sb03 more than once" in summary["not_processed"][0]["reason"]
+    assert summary["not_processed"][0]["code"] == "group_overfull"
 
 
 def rewrite(path: Path, name: str, change) -> None:
@@ -241,18 +243,44 @@ def test_an_unreadable_folder_is_one_clear_sentence(tmp_path):
         call_command("process", tmp_path / "nowhere")
 
 
-def test_a_run_on_tiles_that_another_is_processing_is_refused_and_one_that_died_is_taken_over(night, raw):
+def test_tiles_that_somebody_else_has_are_left_to_him_and_what_a_dead_run_left_is_taken_over(night, raw):
     folder = some_tiles(night, raw, 1)
     process(folder)  # waits for calibration
     tile = SubbandGroup.objects.get()
-    other = create_batch(stage="process", subjects=[("subband_group", tile.pk)]).batch
-    held = transitions.claim(worker=this_process(), host="here", batch=other)
-    with pytest.raises(CommandError, match=f"batch {other.pk} .* is processing these tiles"):
-        process(folder)
-    Item.objects.filter(pk=held.item_id).update(worker=dead_process())
+    dead = Batch.objects.get()
+    Batch.objects.update(run_by=dead_process())
     assert process(folder)["tiles"][0]["state"] == "waiting"
-    other.refresh_from_db()
-    assert other.state == "cancelled"
+    dead.refresh_from_db()
+    assert dead.state == "cancelled"
+    Batch.objects.update(run_by="elsewhere.1.2")
+    again = process(folder)
+    assert (again["batches"], again["tiles"][0]["code"]) == ([], "waiting_for_calibration")
+
+    transitions.cancel(Item.objects.all())
+    asked = create_batch(stage="process", subjects=[("subband_group", tile.pk)]).batch
+    left = process(some_tiles(night, raw, 0))
+    assert left["status"] == 1
+    assert [(found["state"], found["code"]) for found in left["tiles"]] == [("done", ""), ("ready", "busy")]
+    assert f"`batch cancel {asked.pk}` frees the tile" in left["tiles"][1]["detail"]
+    asked.refresh_from_db()
+    assert asked.n_open == 6
+
+
+def test_a_calibrator_that_is_solved_again_takes_the_tiles_that_were_done_with_it(night, raw):
+    folder = some_tiles(night, raw, 0, 1)
+    late = sorted(folder.glob("*_sb07.hdf5"), key=lambda path: path.name)[0]
+    late.rename(raw.parent / late.name)
+    process(folder)
+    shutil.move(raw.parent / late.name, folder)
+    again = process(folder)
+    assert again["status"] == 0
+    assert [tile["stages_run"][-3:] for tile in again["tiles"]] == [["image", "assess", "photometry"]] * 2
+    assert len(again["batches"]) == 2
+    for image in Image.objects.tiles().current():
+        assert all(
+            applied.table.source_measurement_set.is_current for applied in image.measurement_set.applied_tables.all()
+        )
+    assert [tile["stages_run"] for tile in process(folder)["tiles"]] == [[], []]
 
 
 def cut(path: Path) -> None:

@@ -5,9 +5,18 @@ import math
 import pytest
 from django.db import connection
 
+from images.models import Image
 from qa.models import Assessment, Finding, Policy
 from qa.services import NoActivePolicy, assess_calibration_table, assess_image, is_assessed
-from tests.factories import CalibrationTableFactory, ImageFactory, PolicyFactory, RuleFactory, SourceFactory
+from sources.services import refresh_statistics
+from tests.factories import (
+    CalibrationTableFactory,
+    ImageFactory,
+    MeasurementFactory,
+    PolicyFactory,
+    RuleFactory,
+    SourceFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -211,20 +220,38 @@ def test_an_image_from_elsewhere_is_judged_without_its_thermal_noise():
 
 
 @pytest.mark.parametrize(
-    ("flux_jy", "offset_deg", "grade"),
+    ("flux_jy", "offset_deg", "peak_jy", "grade"),
     [
-        (0.039, 0.1, "excellent"),  # 97 times the thermal noise of 0.4 mJy: the image cannot reach 100
-        (0.041, 0.1, "poor"),  # 102 times: it could
-        (0.039, 0.8, "poor"),  # not in the inner half of the image, so the field is not known
-        (None, 0.1, "poor"),  # seen, but without a mean flux
+        (0.039, 0.1, 0.01, "excellent"),  # 97 times the thermal noise of 0.4 mJy: the image cannot reach 100
+        (0.041, 0.1, 0.01, "poor"),  # 102 times: it could
+        (0.041, 0.8, 0.01, "excellent"),  # not in the inner half of the image: what is seen in it decides
+        (None, 0.1, 0.01, "excellent"),  # known, but without a mean flux
+        (None, 0.1, 0.041, "marginal"),  # seen here, and a dynamic range of 82 is too little for it
+        (None, 0.1, 0.0014, "poor"),  # below three times its own noise: nothing is seen
     ],
 )
-def test_a_dim_field_is_not_judged_by_its_dynamic_range(flux_jy, offset_deg, grade):
-    subject = image(peak_jy_per_beam=0.01)  # dynamic range 20
+def test_a_dim_field_is_not_judged_by_its_dynamic_range(flux_jy, offset_deg, peak_jy, grade):
+    subject = image(peak_jy_per_beam=peak_jy)  # rms 0.5 mJy
     SourceFactory(ra_deg=subject.ra_deg, dec_deg=subject.dec_deg + offset_deg, flux_mean_jy=flux_jy)
     assessment = assess_image(image=subject)
     assert assessment.grade == grade
-    assert outcomes(assessment, "dynamic_range") == ({"skip"} if grade == "excellent" else {"pass", "warn", "fail"})
+    assert (outcomes(assessment, "dynamic_range") == {"skip"}) == (grade == "excellent")
+
+
+def test_a_verdict_that_changes_whether_an_image_counts_moves_the_statistics_of_its_sources():
+    first, second = image(), image()
+    source = SourceFactory()
+    for one in (first, second):
+        MeasurementFactory(image=one, source=source, is_forced=True)
+        assess_image(image=one)
+    refresh_statistics(images=[first, second])
+    source.refresh_from_db()
+    assert source.n_measurements == 2
+    Image.objects.filter(pk=second.pk).update(rms_jy_per_beam=0.05)
+    second.refresh_from_db()
+    assert assess_image(image=second).grade == "poor"
+    source.refresh_from_db()
+    assert source.n_measurements == 1
 
 
 def test_the_brightest_source_of_the_field_decides_how_far_the_dynamic_range_could_reach():

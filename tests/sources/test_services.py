@@ -191,7 +191,7 @@ def test_a_changed_grade_changes_the_statistics_and_asks_for_another_catalogue(p
     recipe = catalogue_recipe(image=images[2])
     Image.objects.filter(pk=images[2].pk).update(grade="poor")
     images[2].refresh_from_db()
-    refresh_statistics(image=images[2])
+    refresh_statistics(images=[images[2]])
     assert Source.objects.get().n_measurements == 2
     assert catalogue_recipe(image=images[2]) != recipe
 
@@ -201,7 +201,7 @@ def test_a_superseded_image_does_not_count(products_root):
     for image in images:
         photometry(image)
     Image.objects.filter(pk=images[0].pk).update(is_current=False)
-    refresh_statistics(image=images[0])
+    refresh_statistics(images=[images[0]])
     source = Source.objects.get()
     assert source.n_measurements == 2
     assert len(light_curve(source=source)["points"]) == 2
@@ -424,7 +424,20 @@ def test_a_source_seen_once_near_the_threshold_may_be_noise_and_is_not_called_va
         MeasurementFactory(
             source=source, image=forced.image, is_forced=False, peak_jy_per_beam=snr, rms_jy_per_beam=1.0
         )
-    refresh_statistics(image=measured[0].image)
+    refresh_statistics(images=[measured[0].image])
     source.refresh_from_db()
     assert source.is_variable is judged
     assert ("not judged" in source.statistics_reason) is not judged
+
+
+def test_an_image_that_was_measured_meanwhile_is_not_left_without_the_new_sources(products_root):
+    """One that may not add sources was recorded between the halves of one that may."""
+    good, poor = (make_tile(products_root, sky(0.05), day=day) for day in range(2))
+    Image.objects.filter(pk=poor.pk).update(grade="poor")
+    poor.refresh_from_db()
+    measured = measure_image(image=good)
+    photometry(poor)
+    with pytest.raises(Busy, match="measured meanwhile"):
+        record_catalogue(image=good, measured=measured)
+    photometry(good)
+    assert set(Source.objects.get().measurements.forced().values_list("image", flat=True)) == {good.pk, poor.pk}

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError
 
 from batch import transitions
@@ -17,9 +18,11 @@ from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
 from batch.stages import is_processed
 from batch.sweeper import Sweeper
-from contimg.commands import ContimgCommand
+from contimg.commands import ContimgCommand, seconds
 from contimg.exceptions import Busy
 from contimg.models import Grade
+from contimg.products import is_gone, this_process
+from observations.conversion import GroupIncomplete, GroupOverfull
 from observations.models import SubbandGroup
 from observations.services import describe, index_subbands
 
@@ -30,7 +33,7 @@ class Command(ContimgCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", type=Path, metavar="DIR")
         parser.add_argument("--lenient", action="store_true", help="also use calibration that failed its gate")
-        parser.add_argument("--settle-s", type=float, help="wait so long for missing subbands (CONTIMG_SETTLE_S)")
+        parser.add_argument("--settle-s", type=seconds, help="wait so long for missing subbands (CONTIMG_SETTLE_S)")
         parser.add_argument("--workers", type=int, default=1, help="items at a time (1); 0: in this process, to debug")
         parser.add_argument("--json", action="store_true", dest="as_json", help="print the summary as JSON")
 
@@ -44,59 +47,82 @@ class Command(ContimgCommand):
             raise CommandError(f"{folder} holds no subband files (*_sbNN.hdf5); is it the right folder?")
         groups = SubbandGroup.objects.under(folder.resolve()).with_files()
         tiles = sorted(groups.processable().settled(settle_s), key=lambda tile: (tile.started_at, tile.pk))
-        parameters = {"lenient": lenient}
-        _clear_the_way(tiles)
-        undone = [tile for tile in tiles if not is_processed(tile, parameters)]
-        batch = self._run(undone, parameters, workers, quiet=as_json or options["verbosity"] == 0) if undone else None
-        taken = {tile.pk for tile in tiles}
-        left = [group for group in groups if group.pk not in taken and not group.measurement_sets.all()]
-        reasons = [{"name": group.name, "reason": describe(group, settle_s)} for group in left]
-        summary = _summary(tiles, batch, reasons, index.refused)
+        elsewhere = _in_work_elsewhere(tiles)
+        ours = [tile for tile in tiles if tile.pk not in elsewhere]
+        batches = self._run_all(ours, {"lenient": lenient}, workers, quiet=as_json or options["verbosity"] == 0)
+        left = groups.exclude(pk__in=[tile.pk for tile in tiles]).filter(measurement_sets=None, n_files__gt=0)
+        summary: dict[str, Any] = {
+            "batches": batches,
+            "tiles": _outcomes(tiles, batches, elsewhere),
+            "not_processed": [
+                {"name": group.name, "reason": describe(group, settle_s), "code": _why_not(group)} for group in left
+            ],
+            "refused_files": [
+                {"path": str(file.path), "code": file.code, "detail": file.detail} for file in index.refused
+            ],
+        }
         self.stdout.write(json.dumps(summary, indent=2) if as_json else _as_text(summary))
-        if any(tile["state"] != State.DONE for tile in summary["tiles"]) or index.refused or _overfull(left):
+        stuck = left.settled(settle_s).exists()
+        if stuck or index.refused or any(tile["state"] != State.DONE for tile in summary["tiles"]):
             raise SystemExit(1)
+
+    def _run_all(
+        self, tiles: list[SubbandGroup], parameters: dict[str, Any], workers: int, *, quiet: bool
+    ) -> list[int]:
+        """Runs what is to be done, in rounds: a calibrator that is solved again asks for tiles that were done.
+
+        Returns the keys of the batches.
+        """
+        batches: list[int] = []
+        asked: set[int] = set()
+        while undone := [tile for tile in tiles if tile.pk not in asked and not is_processed(tile, parameters)]:
+            asked |= {tile.pk for tile in undone}
+            batches.append(self._run(undone, parameters, workers, quiet=quiet).pk)
+        return batches
 
     def _run(self, tiles: list[SubbandGroup], parameters: dict[str, Any], workers: int, *, quiet: bool) -> Batch:
         """Make the batch and run it here, with a bar on a terminal and a line for every tenth elsewhere."""
         asked = create_batch(
-            stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters
-        )
+            stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters,
+            run_by=this_process(),
+        )  # fmt: skip
         with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
             if workers == 0:
                 return run_batch_here(batch=asked.batch, watch=show)
             return run_batch(batch=asked.batch, n_workers=workers, watch=show)
 
 
-def _clear_the_way(tiles: list[SubbandGroup]) -> None:
-    """What an interrupted run left in the queue is taken over by this one; a run that is alive is not disturbed.
+def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
+    """The batches of tiles that somebody else has asked for, or is processing; that work is left to them.
 
-    Raises Busy.
+    What a run of this command left in the queue when it was interrupted is cancelled, for this one does it.
     """
     Sweeper().sweep()
     begun = Item.objects.unended().filter(group__in=tiles, batch__stage=StageName.PROCESS)
-    running = begun.running().select_related("batch").first()
-    if running is not None:
-        raise Busy(
-            f"{running.batch} of {running.worker} is processing these tiles; wait for it, watch it with "
-            f"`batch watch {running.batch_id}`, or stop it with `batch cancel {running.batch_id}`."
-        )
-    transitions.cancel(begun)
+    runners = Batch.objects.filter(items__in=begun).exclude(run_by="").values_list("run_by", flat=True).distinct()
+    ended = [runner for runner in runners if runner == this_process() or is_gone(runner)]
+    transitions.cancel(begun.filter(batch__run_by__in=ended))
+    return dict(begun.exclude(batch__run_by__in=ended).values_list("group", "batch"))
 
 
-def _overfull(groups: list[SubbandGroup]) -> bool:
-    return any(group.is_overfull for group in groups)
+def _why_not(group: SubbandGroup) -> str:
+    """The code with which its conversion would fail; empty while it only waits for more files."""
+    if group.is_overfull:
+        return GroupOverfull.code
+    return GroupIncomplete.code if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS else ""
 
 
-def _summary(
-    tiles: list[SubbandGroup], batch: Batch | None, left: list[dict[str, str]], refused: list
-) -> dict[str, Any]:
-    items = items_by_tile(batch.items.all()) if batch else {}
-    return {
-        "batch": batch and batch.pk,
-        "tiles": outcomes(tiles, items),
-        "not_processed": left,
-        "refused_files": [{"path": str(file.path), "code": file.code, "detail": file.detail} for file in refused],
-    }
+def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int, int]) -> list[dict[str, Any]]:
+    items = items_by_tile(Item.objects.filter(batch__in=[*batches, *elsewhere.values()], group__in=tiles))
+    found = outcomes(tiles, items)
+    for tile, outcome in zip(tiles, found, strict=True):
+        if tile.pk in elsewhere and outcome["state"] != State.DONE and not outcome["code"]:
+            batch = elsewhere[tile.pk]
+            outcome["code"] = Busy.code
+            outcome["detail"] = (
+                f"batch {batch} has it: `batch watch {batch}`; a worker runs it, `batch cancel {batch}` frees the tile."
+            )
+    return found
 
 
 def _as_text(summary: dict[str, Any]) -> str:
@@ -109,6 +135,12 @@ def _as_text(summary: dict[str, Any]) -> str:
     if poor:
         lines.append(f"  {poor} graded poor: kept, but they make no new sources and stay out of statistics")
     lines += [f"  {outcome_line(tile)}" for tile in tiles if tile["state"] != "done"]
-    lines += [f"  {group['name']} not processed: {group['reason']}" for group in summary["not_processed"]]
+    lines += [
+        f"  {group['name']} not processed: {group['reason']}{_bracketed(group)}" for group in summary["not_processed"]
+    ]
     lines += [f"  {file['path']} refused: {file['detail']} [{file['code']}]" for file in summary["refused_files"]]
     return "\n".join(lines)
+
+
+def _bracketed(group: dict[str, str]) -> str:
+    return f" [{group['code']}]" if group["code"] else ""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from calibration.models import Calibrator
 from contimg.commands import ContimgCommand
+from contimg.products import require_writable
 
 RANGES = {
     "tiles": (1, 1000),
@@ -57,6 +58,7 @@ class Command(ContimgCommand):
         if calibrator is None:
             known = ", ".join(Calibrator.objects.values_list("name", flat=True))
             raise CommandError(f"There is no calibrator {options['calibrator']!r}; known are {known}.")
+        require_writable(folder, named_by="DIR")
         instrument = Instrument(
             n_antennas=options["antennas"],
             channels_per_subband=options["channels"],

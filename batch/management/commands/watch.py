@@ -23,7 +23,7 @@ from batch.models import Batch
 from batch.presence import unless_away
 from batch.runner import Crew
 from batch.watching import News, Watch
-from contimg.commands import ContimgCommand
+from contimg.commands import ContimgCommand, seconds
 from contimg.exceptions import NotReadable
 
 TELL_EVERY_S = 1.0
@@ -35,8 +35,10 @@ class Command(ContimgCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("folder", type=Path, metavar="DIR")
-        parser.add_argument("--every-s", type=float, default=10.0, help="seconds between two looks at the folder (10)")
-        parser.add_argument("--settle-s", type=float, help="wait so long for missing subbands (CONTIMG_SETTLE_S)")
+        parser.add_argument(
+            "--every-s", type=seconds, default=10.0, help="seconds between two looks at the folder (10)"
+        )
+        parser.add_argument("--settle-s", type=seconds, help="wait so long for missing subbands (CONTIMG_SETTLE_S)")
         parser.add_argument("--lenient", action="store_true", help="also use calibration that failed its gate")
         parser.add_argument(
             "--workers", type=int, default=1, help="items at a time here (1); 0: leave them to `manage.py worker`"
