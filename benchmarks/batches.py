@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from statistics import median
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))
 
+from benchmarks.child import adopt_orphans, children_cpu_s  # noqa: E402
+
 FEW, MANY = 10, 100_000
 SIZE_BYTES = 16 * 145_000_000  # as the factory makes tiles; each record of the stage adds one
 REPEATS = 20
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=8)
     options = parser.parse_args()
+    adopt_orphans()
     with tempfile.TemporaryDirectory() as name, database(options.database, Path(name)) as url:
         folder = Path(name)
         os.environ |= {
@@ -182,7 +184,7 @@ def draining(n: int, n_workers: int, folder: Path) -> None:
     (folder / "ran").unlink()
     batch = create_batch(stage="convert", subjects=subjects(n)).batch
     before = _server_cpu_s()
-    began, cpu_before = time.perf_counter(), _children_cpu_s()
+    began, cpu_before = time.perf_counter(), children_cpu_s()
     with (folder / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "manage.py", "worker", "--processes", str(n_workers)], cwd=PROJECT, stdout=log, stderr=log
@@ -195,7 +197,7 @@ def draining(n: int, n_workers: int, folder: Path) -> None:
         seconds = time.perf_counter() - began
         worker.terminate()
         worker.wait()
-    cpu_s, server_s = _children_cpu_s() - cpu_before, _server_cpu_s() - before
+    cpu_s, server_s = children_cpu_s() - cpu_before, _server_cpu_s() - before
     said = (folder / "worker.log").read_text()
     ran = [tile for tile, _ in trivial.runs()]
     twice = len(ran) - len(set(ran))
@@ -222,11 +224,6 @@ def _direct(n: int) -> float:
     for tile in SubbandGroup.objects.order_by("pk")[:n]:
         stages()["convert"].work(Job(tile), Path())()
     return time.process_time() - began
-
-
-def _children_cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _server_cpu_s() -> float:

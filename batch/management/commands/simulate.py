@@ -84,7 +84,6 @@ class Command(ContimgCommand):
             flux_jy=0.0,
             flux_coefficients=tuple(calibrator.flux_coefficients),
         )
-        folder.mkdir(parents=True, exist_ok=True)
         tiles = plan_nights(instrument, plan, source)
         for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
             simulate_tile(instrument, tile, folder)
