@@ -28,6 +28,7 @@ from observations.models import Epoch, SubbandGroup, name_files
 WAITING_FOR_CALIBRATION = "waiting_for_calibration"
 WAITING_FOR_TILES = "waiting_for_tiles"
 CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
+STOPPED = ("cancelled", "Stopped on request.")
 BACKOFF_S = 10.0
 MAX_BACKOFF_S = 600.0
 
@@ -128,7 +129,6 @@ def finish(held: Claim, **evidence: Any) -> None:
 
     Raises LeaseLost, and CancelRequested when somebody asked for that before this moment.
     """
-    look(held)
     _end(held, State.DONE, Attempt.Outcome.DONE, unless_cancelled=True, progress=1.0)
     Attempt.objects.filter(pk=held.attempt_id).update(**evidence)
 
@@ -153,11 +153,9 @@ def try_again(held: Claim, *, code: str, detail: str, outcome: Attempt.Outcome) 
     tries_from = Item.objects.values_list("tries_from", flat=True).get(pk=held.item_id)
     tries = Attempt.objects.filter(item_id=held.item_id, number__gt=tries_from, outcome=outcome).count() + 1
     if tries >= limit:
-        _leave(held, State.QUARANTINED, outcome, code, detail)
-        return State.QUARANTINED
+        return _leave(held, State.QUARANTINED, outcome, code, detail)
     wait_s = min(BACKOFF_S * 2 ** (tries - 1), MAX_BACKOFF_S)
-    _leave(held, State.READY, outcome, code, detail, not_before=in_seconds(wait_s))
-    return State.READY
+    return _leave(held, State.READY, outcome, code, detail, not_before=in_seconds(wait_s))
 
 
 def hand_back(held: Claim, *, code: str, detail: str, wait_s: float = 0) -> None:
@@ -172,13 +170,22 @@ def wait_for_calibration(held: Claim, *, code: str, detail: str) -> None:
 
 def cancelled(held: Claim) -> None:
     """The worker has stopped it, as was asked."""
-    _leave(held, State.CANCELLED, Attempt.Outcome.CANCELLED, "cancelled", "Stopped on request.")
+    _leave(held, State.CANCELLED, Attempt.Outcome.CANCELLED, *STOPPED)
 
 
-def _leave(held: Claim, state: State, outcome: Attempt.Outcome, code: str, detail: str, **changes: Any) -> None:
+def _leave(held: Claim, state: State, outcome: Attempt.Outcome, code: str, detail: str, **changes: Any) -> State:
+    """Returns the item's new state: one that was to run again does not, when somebody asked for it to be cancelled."""
     with transaction.atomic():
-        _end(held, state, outcome, error_code=code, error_detail=detail[:500], **changes)
+        try:
+            _end(
+                held, state, outcome, unless_cancelled=state in OPEN, error_code=code, error_detail=detail[:500],
+                **changes,
+            )  # fmt: skip
+        except CancelRequested:
+            state, (code, detail) = State.CANCELLED, STOPPED
+            _end(held, state, outcome, error_code=code, error_detail=detail)
         _count(held.batch_id, State.RUNNING, state)
+    return state
 
 
 def lost(held: Claim, *, detail: str) -> State:
@@ -195,7 +202,7 @@ def _held(held: Claim) -> ItemQuerySet:
 def _end(
     held: Claim, state: State, outcome: Attempt.Outcome, *, unless_cancelled: bool = False, **changes: Any
 ) -> None:
-    """The fencing update: nothing of an attempt is written but through here."""
+    """The fencing update: nothing of an attempt is written but through here. Raises LeaseLost and CancelRequested."""
     mine = _held(held).filter(cancel_requested_at=None) if unless_cancelled else _held(held)
     over = {"finished_at": Now()} if state in ENDED else {}
     moved = mine.update(
@@ -203,6 +210,8 @@ def _end(
         **over, **changes,
     )  # fmt: skip
     if not moved:
+        if unless_cancelled:
+            look(held)
         raise LeaseLost(f"Item {held.item_id} was taken from this worker; nothing of it was recorded.")
     Attempt.objects.filter(pk=held.attempt_id).update(
         outcome=outcome, finished_at=Now(),

@@ -30,7 +30,8 @@ TIME_LIMIT_S = 8.0
 def behave(tile: SubbandGroup, how: str) -> None:
     path = _orders(tile)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(how)
+    (written := path.with_suffix(".new")).write_text(how)
+    written.rename(path)
 
 
 def runs() -> list[tuple[int, int]]:
@@ -59,10 +60,25 @@ def _work(job: Job, folder: Path):
     def record() -> None:
         SubbandGroup.objects.filter(pk=tile.pk).update(size_bytes=F("size_bytes") + 1)
         with contextlib.suppress(FileNotFoundError):
-            if _orders(tile).read_text() == "die_recording":
+            how = _orders(tile).read_text()
+            if how == "die_recording":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if how == "wait_recording":
+                (_beside() / "recording").touch()
+                _wait_for_other_orders(tile, how)
 
     return record
+
+
+def is_recording() -> bool:
+    """Whether a record has come to `wait_recording`."""
+    return (_beside() / "recording").exists()
+
+
+def _wait_for_other_orders(tile: SubbandGroup, how: str) -> None:
+    until = time.monotonic() + 120
+    while _orders(tile).read_text() == how and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _hang(job: Job, folder: Path, what: str) -> None:
@@ -79,6 +95,11 @@ def _sleep(job: Job, folder: Path, what: str) -> None:
     for tenth in range(10):
         time.sleep(float(what) / 10)
         job.progress(tenth / 10)
+
+
+def _wait(job: Job, folder: Path, what: str) -> None:
+    (folder / "partial").write_bytes(bytes(1000))
+    _wait_for_other_orders(job.the_tile, "wait")
 
 
 def _eat(job: Job, folder: Path, what: str) -> None:
@@ -111,8 +132,9 @@ def _unavailable(job: Job, folder: Path, what: str) -> None:
 
 
 BEHAVIOURS = {
-    "hang": _hang, "sleep": _sleep, "eat": _eat, "shout": _shout, "die": _die, "exit": _exit, "fail": _fail,
-    "unavailable": _unavailable, "die_recording": lambda job, folder, what: None,
+    "hang": _hang, "sleep": _sleep, "wait": _wait, "eat": _eat, "shout": _shout, "die": _die, "exit": _exit,
+    "fail": _fail, "unavailable": _unavailable, "die_recording": lambda job, folder, what: None,
+    "wait_recording": lambda job, folder, what: None,
 }  # fmt: skip
 
 

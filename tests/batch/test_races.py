@@ -1,0 +1,199 @@
+"""Two that want the same in one moment: the same item, the same tile, or the end of an item and its cancel."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from batch import transitions
+from batch.executor import record_ending
+from batch.models import Attempt, Batch, Item
+from batch.services import NothingToCancel, cancel_batch, create_batch
+from batch.sweeper import Sweeper
+from batch.transitions import Claim
+from batch.work import run
+from contimg.products import this_process, work_folders
+from observations.models import SubbandGroup
+from tests.batch.installation import until
+from tests.batch.nights import dead_process
+from tests.batch.trivial import behave, is_recording
+from tests.factories import SubbandGroupFactory
+
+pytest_plugins = ["tests.batch.installation"]
+pytestmark = pytest.mark.usefixtures("installation")
+N_RACERS = 6
+N_ROUNDS = 30
+
+
+def asked(*tiles: SubbandGroup, stage: str = "convert") -> Batch:
+    return create_batch(stage=stage, subjects=[("subband_group", tile.pk) for tile in tiles]).batch
+
+
+def claimed(worker: str = "") -> Claim | None:
+    return transitions.claim(worker=worker or this_process(), host="here")
+
+
+def a_tile(how: str = "") -> SubbandGroup:
+    tile = SubbandGroupFactory(size_bytes=0)
+    if how:
+        behave(tile, how)
+    return tile
+
+
+def with_own_connection(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    finally:
+        connection.close()
+
+
+class Racers:
+    """Threads with connections of their own, which do something at the same moment."""
+
+    def __enter__(self) -> Racers:
+        self._pool = ThreadPoolExecutor(N_RACERS)
+        self._start = threading.Barrier(N_RACERS)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for closing in [self._pool.submit(self._together, lambda: connection.close()) for _ in range(N_RACERS)]:
+            closing.result(30)
+        self._pool.shutdown()
+
+    def race(self, act: Callable[[], Any]) -> list[Any]:
+        """What each of them got; an exception of one is raised."""
+        running = [self._pool.submit(self._together, act) for _ in range(N_RACERS)]
+        return [one.result(60) for one in running]
+
+    def _together(self, act: Callable[[], Any]) -> Any:
+        self._start.wait(60)
+        return act()
+
+
+# --- for one item ----------------------------------------------------------------------------------------------------
+def test_of_six_that_claim_one_item_in_the_same_moment_exactly_one_gets_it():
+    with Racers() as racers:
+        for _ in range(N_ROUNDS):
+            (item,) = asked(a_tile()).items.all()
+            (held,) = filter(None, racers.race(claimed))
+            assert (held.item_id, held.attempt) == (item.pk, 1)
+            assert item.attempts.count() == 1
+            assert run(held, lambda fraction: None)["code"] == ""
+    assert set(SubbandGroup.objects.values_list("size_bytes", flat=True)) == {1}
+    assert {(batch.state, batch.n_done) for batch in Batch.objects.all()} == {("done", 1)}
+
+
+def test_items_that_write_to_one_tile_are_never_claimed_together():
+    """The first claims of a moment all see both items free: the database refuses the second writer."""
+    with Racers() as racers:
+        for _ in range(N_ROUNDS):
+            tile = a_tile()
+            first, second = asked(tile, stage="convert"), asked(tile, stage="calibrate")
+            for _ in range(2):
+                (held,) = filter(None, racers.race(claimed))
+                assert Item.objects.running().count() == 1
+                run(held, lambda fraction: None)
+            for batch in (first, second):
+                batch.refresh_from_db()
+                assert (batch.state, batch.n_done) == ("done", 1)
+    assert set(SubbandGroup.objects.values_list("size_bytes", flat=True)) == {2}
+
+
+def test_as_many_items_as_racers_are_claimed_once_each():
+    with Racers() as racers:
+        for _ in range(N_ROUNDS):
+            batch = asked(*(a_tile() for _ in range(N_RACERS)))
+            found = {held.item_id for held in racers.race(claimed) if held}
+            while held := claimed():  # SQLite's racers may have met the same one
+                assert held.item_id not in found
+                found.add(held.item_id)
+            assert found == set(batch.items.values_list("pk", flat=True))
+            assert Attempt.objects.filter(item__batch=batch).count() == N_RACERS
+            batch.refresh_from_db()
+            assert (batch.n_ready, batch.n_running) == (0, N_RACERS)
+
+
+# --- the end of an item and its cancel -------------------------------------------------------------------------------
+def ended(item: Item) -> tuple[str, str, int]:
+    """The item's state, its attempt's, and how often its product was recorded."""
+    item.refresh_from_db()
+    item.batch.refresh_from_db()
+    assert getattr(item.batch, f"n_{item.state}") == 1, "the batch's counts follow"
+    assert work_folders() == []
+    return item.state, item.attempts.latest("number").outcome, SubbandGroup.objects.get(pk=item.group_id).size_bytes
+
+
+@pytest.fixture
+def item() -> Item:
+    return asked(a_tile()).items.select_related("batch", "group").get()
+
+
+def finish(held: Claim, progress: Callable[[float], None] = lambda fraction: None) -> None:
+    """As a worker does, without its child process."""
+    try:
+        record_ending(held, run(held, progress))
+    finally:
+        transitions.settle(held)
+
+
+def test_a_cancel_between_the_work_and_its_record_leaves_nothing_recorded(item):
+    held = claimed()
+
+    def cancel_when_the_work_is_done(fraction: float) -> None:
+        if fraction == 0.95:
+            assert cancel_batch(batch=item.batch) == 1
+
+    finish(held, cancel_when_the_work_is_done)
+    assert ended(item) == ("cancelled", "cancelled", 0)
+
+
+def test_a_cancel_that_commits_while_the_record_begins_leaves_nothing_recorded(item):
+    """The record's first statement waits for the cancel, and then has to see it."""
+    held = claimed()
+    with ThreadPoolExecutor(1) as worker:
+        with transaction.atomic():
+            assert transitions.cancel(Item.objects.filter(pk=item.pk)) == 1
+            finishing = worker.submit(with_own_connection, lambda: finish(held))
+            with pytest.raises(TimeoutError):
+                finishing.result(1.0)
+        finishing.result(60)
+    assert ended(item) == ("cancelled", "cancelled", 0)
+
+
+def test_a_cancel_in_the_middle_of_the_record_comes_too_late_and_says_so(item):
+    behave(item.group, "wait_recording")
+    held = claimed()
+    with ThreadPoolExecutor(2) as threads:
+        finishing = threads.submit(with_own_connection, lambda: finish(held))
+        until(is_recording)
+        cancelling = threads.submit(with_own_connection, lambda: cancel_batch(batch=item.batch))
+        with pytest.raises(TimeoutError):
+            cancelling.result(1.0)
+        behave(item.group, "sleep 0")
+        finishing.result(60)
+        with pytest.raises(NothingToCancel):
+            cancelling.result(60)
+    assert ended(item) == ("done", "done", 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (lambda held: transitions.try_again(held, code="x", detail="y", outcome=Attempt.Outcome.FAILED), "failed"),
+        (lambda held: transitions.hand_back(held, code="", detail=""), "returned"),
+        (lambda held: transitions.wait_for_calibration(held, code="waiting_for_calibration", detail="y"), "returned"),
+        (lambda held: Sweeper().sweep(), "lost"),
+    ],
+    ids=["failed for now", "handed back", "without calibration", "worker killed"],
+)
+def test_an_item_that_was_cancelled_does_not_run_again_whatever_befell_it_meanwhile(item, end, outcome):
+    held = claimed(worker=dead_process())
+    assert cancel_batch(batch=item.batch) == 1
+    end(held)
+    assert ended(item) == ("cancelled", outcome, 0)
+    assert claimed() is None
