@@ -183,8 +183,13 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
             "run `pip install --require-hashes -r requirements/prod.txt`."
         )
     _database["ENGINE"] = "django_prometheus.db.backends.postgresql"
+    # A machine that freezes in the middle of a record holds its item's row, and the sweepers of all others wait for it:
+    # who is silent in a transaction for a whole lease counts as dead there too.
+    _silence = f"-c idle_in_transaction_session_timeout={1000 * _number('CONTIMG_LEASE_S', 60):.0f}"
+    _options = _database.get("OPTIONS", {})
     _database["OPTIONS"] = {
-        **_database.get("OPTIONS", {}),
+        **_options,
+        "options": f"{_silence} {_options.get('options', '')}".strip(),
         "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5},
     }
 # Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.
