@@ -104,6 +104,9 @@ class Executor:
         except LeaseLost as error:
             self._abandon(held)
             log.warning("lease_lost", detail=str(error))
+        except DatabaseError:
+            self.close()  # what it answers late would be taken for the end of the next item
+            raise
         finally:
             if not is_settled:
                 transitions.settle(held)

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Model, Q
 
 from batch import evidence, transitions
@@ -23,6 +23,7 @@ from contimg.products import make_durable, note, workspace
 from observations.models import SubbandGroup
 
 log = structlog.get_logger(__name__)
+DATABASE_AWAY = "database_unavailable"
 UNEXPECTED = "internal_error"  # the code of an error that is none of ours
 
 
@@ -35,6 +36,10 @@ def run(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     except ContimgError as error:
         log.warning("stage_stopped", code=error.code, detail=str(error))
         return {"code": error.code, "detail": str(error), "permanent": error.permanent}
+    except (OperationalError, InterfaceError) as error:
+        log.warning("database_away", detail=str(error).strip())
+        detail = f"The database did not answer, or cut the connection ({str(error).strip()}); it is tried again."
+        return {"code": DATABASE_AWAY, "detail": detail, "permanent": False}
     # The worker's edge: a fault of ours or of a library, met in one item's data, must not take the others with it.
     except Exception as error:
         log.exception("stage_broke")

@@ -168,21 +168,25 @@ def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], s
 
 @pytest.fixture
 def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> Iterator[Callable[..., Installation]]:
-    """Makes the installation: `install("sqlite", CONTIMG_LEASE_S=5)`. Its processes die with the test."""
+    """Makes the installation: `install("sqlite", CONTIMG_LEASE_S=5)`. Its processes die with the test.
+
+    The engine may also be the address of an empty database on a server of the test's own.
+    """
     with contextlib.ExitStack() as stack:
 
         def make(engine: str, *, stages: str = trivial.PATH, **environment: object) -> Installation:
-            template = templates(engine)
             folder = Path(tempfile.mkdtemp(prefix="installation", dir=tmp_path))
             (folder / "products").mkdir(parents=True)
-            if engine == "postgres":
+            if "://" in engine:
+                url = engine
+            elif engine == "postgres":
                 name = f"contimg_{uuid.uuid4().hex[:8]}"
-                _run_sql(f"CREATE DATABASE {name} TEMPLATE {template.rpartition('/')[2]}")
+                _run_sql(f"CREATE DATABASE {name} TEMPLATE {templates(engine).rpartition('/')[2]}")
                 stack.callback(_run_sql, f"DROP DATABASE {name} WITH (FORCE)")
                 url = _postgres(name)
             else:
                 url = f"sqlite:///{folder / 'contimg.sqlite3'}"
-                shutil.copy(template.removeprefix("sqlite:///"), folder / "contimg.sqlite3")
+                shutil.copy(templates(engine).removeprefix("sqlite:///"), folder / "contimg.sqlite3")
             if stages == trivial.PATH:
                 environment["DJANGO_SETTINGS_MODULE"] = "tests.batch.trivial_settings"
             else:
@@ -197,6 +201,8 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             stack.enter_context(django_db_blocker.unblock())
             stack.enter_context(_pointed_at(_described(url)))
             stack.callback(installation.kill_all)
+            if "://" in engine:
+                call_command("migrate", verbosity=0)
             return installation
 
         yield make
