@@ -19,7 +19,7 @@ from batch.services import create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
 from tests.batch.installation import Installation, until
-from tests.batch.servers import Postgres
+from tests.batch.servers import Postgres, Redis
 from tests.batch.trivial import behave, is_recording, runs
 from tests.factories import SubbandGroupFactory
 
@@ -175,3 +175,63 @@ def test_a_record_whose_connection_is_cut_is_undone_and_tried_again(install):
     Item.objects.update(not_before=None)
     until(lambda: ended(batch), within_s=60)
     check_done_once(batch)
+
+
+# --- the broker --------------------------------------------------------------------------------------------------
+def with_broker(install: Callable[..., Installation], broker: Redis) -> Installation:
+    celery = {"CONTIMG_COURIER": "celery", "CONTIMG_BROKER_URL": broker.url, "CONTIMG_QUEUE": "ours"}
+    return install("postgres", **QUICK, **celery)
+
+
+def down(broker: Redis) -> None:
+    broker.kill()
+
+
+def silent(broker: Redis) -> None:
+    broker.freeze()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("away", [down, silent], ids=lambda function: function.__name__)
+def test_asking_without_a_broker_succeeds_at_once_and_the_work_is_done_when_it_is_back(private_redis, install, away):
+    installation = with_broker(install, private_redis)
+    tile = SubbandGroupFactory(size_bytes=0)
+    private_redis.start()
+    away(private_redis)
+    began = time.monotonic()
+    asking = installation.start("batch", "create", "convert", f"--subject=subband_group:{tile.pk}")
+    assert asking.wait(60) == 0, installation.said()
+    assert time.monotonic() - began < 30, "the start of a process and a time-out"
+    batch = Batch.objects.get()
+    assert (batch.state, batch.n_ready) == ("ready", 1)
+    assert "doorbell_failed" in installation.said()
+
+    worker = installation.start("worker", log="worker")
+    time.sleep(3)
+    private_redis.kill()
+    private_redis.start()
+    until(lambda: ended(batch), within_s=120)
+    check_done_once(batch)
+    assert worker.poll() is None
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_gone_for_a_while_costs_nothing_and_takes_no_hand(private_redis, install):
+    installation = with_broker(install, private_redis)
+    private_redis.start()
+    before = asked(N_ITEMS, how="sleep 0.02")
+    worker = installation.start("worker", "--processes", "2")
+    until(lambda: before.items.filter(state="done").count() >= N_ITEMS // 5, within_s=60)
+    private_redis.kill()
+    until(lambda: ended(before), within_s=60)
+    time.sleep(1)  # the bell that the workers answered has nothing more for them
+    meanwhile = asked(10)
+    time.sleep(OUTAGE_S)
+    meanwhile.refresh_from_db()
+    assert meanwhile.n_ready == 10, "who is idle hears nothing of it"
+    private_redis.start()
+    until(lambda: ended(meanwhile), within_s=120)
+    after = asked(10)
+    until(lambda: ended(after), within_s=60)
+    check_done_once(before, meanwhile, after)
+    assert worker.poll() is None, installation.said()
