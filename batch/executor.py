@@ -32,7 +32,8 @@ from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
 from calibration.services import WaitingForCalibration
-from contimg.products import products_root, this_process, work_folders
+from contimg.exceptions import DiskFull
+from contimg.products import is_full, products_root, this_process, work_folders
 
 log = structlog.get_logger(__name__)
 
@@ -204,18 +205,23 @@ class Executor:
         return beat
 
     def _after_death(self, held: Claim, child: _Child) -> None:
-        """The child was killed or crashed; unless it had recorded its success, that is a lost attempt."""
+        """The child was killed or crashed; unless it had recorded its success, that is a lost attempt.
+
+        casacore aborts on a full disk, which is not the item's doing: that counts as a failure that may pass.
+        """
+        was_full = is_full()
         code = child.kill()
         self._clear(held)
         self._note(held, child, exit_code=code)
         name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        how = f"Its process ended by {name} without an answer"
         with contextlib.suppress(LeaseLost):
-            transitions.try_again(
-                held,
-                code="process_died",
-                detail=f"Its process ended by {name} without an answer; see the attempt's log.",
-                outcome=Attempt.Outcome.LOST,
-            )
+            if was_full:
+                detail = f"{how}, and the disk under the products root was full; free some space."
+                transitions.try_again(held, code=DiskFull.code, detail=detail, outcome=Attempt.Outcome.FAILED)
+            else:
+                detail = f"{how}; see the attempt's log."
+                transitions.try_again(held, code="process_died", detail=detail, outcome=Attempt.Outcome.LOST)
         log.warning("process_died", how=name)
 
     def _abandon(self, held: Claim) -> None:

@@ -35,8 +35,12 @@ from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoo
 
 WORK_FOLDER = ".work"
 JOURNAL = ".journal"
-# astropy and numpy's tofile raise OSErrors of their own, without errno.
-_FULL_WITHOUT_NUMBER = re.compile(r"Not enough space on disk|\d+ requested and \d+ written")
+FULL_BYTES = 1_000_000  # with less left, a disk is full: a write that does not fit takes what there is and fails then
+# astropy and numpy's tofile raise OSErrors of their own, without errno, and HDF5 a RuntimeError. casacore does not say
+# what ails it: see `is_full`.
+_FULL_WITHOUT_NUMBER = re.compile(
+    r"Not enough space on disk|\d+ requested and \d+ written|No space left on device|Disk quota exceeded"
+)
 
 
 def products_root() -> Path:
@@ -157,12 +161,21 @@ def noted(folder: Path) -> list[str]:
 def _full_disk_named() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or _FULL_WITHOUT_NUMBER.search(str(error)):
+    except (OSError, RuntimeError) as error:
+        named = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if named or _FULL_WITHOUT_NUMBER.search(str(error)) or is_full():
             raise DiskFull(
                 "The disk under the products root is full; nothing was recorded. Free some space and run again."
             ) from error
         raise
+
+
+def is_full() -> bool:
+    """Whether next to nothing fits under the products root any more, neither bytes nor files."""
+    if not products_root().exists():
+        return False
+    usage = os.statvfs(products_root())
+    return usage.f_bavail * usage.f_frsize < FULL_BYTES or (usage.f_files > 0 and usage.f_favail == 0)
 
 
 def publish(source: Path, destination: str) -> str:

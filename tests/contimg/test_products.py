@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -219,8 +220,15 @@ def by_many_files(folder: Path) -> None:
         (folder / str(number)).touch()
 
 
+def by_casacore(folder: Path) -> None:
+    """Its tables are copied by `cp`, of which it says no more than that it failed."""
+    with contextlib.suppress(OSError):
+        by_hand(folder)
+    raise RuntimeError("Executing cp command returned an error.")
+
+
 @pytest.mark.parametrize(
-    "write", [by_hand, by_astropy, by_h5py, by_matplotlib, by_many_files], ids=lambda f: f.__name__[3:]
+    "write", [by_hand, by_astropy, by_h5py, by_matplotlib, by_many_files, by_casacore], ids=lambda f: f.__name__[3:]
 )
 def test_whoever_meets_the_full_disk_it_is_disk_full_and_the_space_is_given_back(tiny_disk, write):
     with pytest.raises(DiskFull, match="Free some space"), workspace() as folder:
@@ -228,6 +236,18 @@ def test_whoever_meets_the_full_disk_it_is_disk_full_and_the_space_is_given_back
 
     assert shutil.disk_usage(tiny_disk).used < 100_000
     assert list((tiny_disk / WORK_FOLDER).iterdir()) == []
+
+
+def test_a_fault_on_a_disk_with_room_is_not_blamed_on_the_disk(products_root):
+    with pytest.raises(RuntimeError, match="cp command"), workspace():
+        raise RuntimeError("Executing cp command returned an error.")
+
+
+def test_a_root_that_cannot_be_made_says_why(products_root, settings):
+    (products_root / "file").touch()
+    settings.CONTIMG_PRODUCTS_ROOT = products_root / "file" / "root"
+    with pytest.raises(NotADirectoryError), workspace():
+        pytest.fail("a file holds no folder")
 
 
 def test_a_disk_that_is_full_before_work_begins_is_disk_full_too(tiny_disk):
