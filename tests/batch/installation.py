@@ -22,7 +22,7 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connections
 
-from tests.batch import trivial
+from tests.batch import misfortune, trivial
 
 PROJECT = Path(__file__).resolve().parents[2]
 POSTGRES = os.environ.get("CONTIMG_TEST_POSTGRES", "postgres://postgres@127.0.0.1:5432/postgres")
@@ -34,6 +34,11 @@ COURIERS = {  # each with its database and its broker
     "postgres": ("postgres", None),
     "rabbitmq": ("postgres", RABBITMQ),
     "redis": ("postgres", REDIS),
+}
+
+SETTINGS_MODULES = {  # of processes whose stages are not the real ones
+    trivial.PATH: "tests.batch.trivial_settings",
+    misfortune.PATH: "tests.batch.misfortune_settings",
 }
 
 
@@ -187,10 +192,7 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             else:
                 url = f"sqlite:///{folder / 'contimg.sqlite3'}"
                 shutil.copy(templates(engine).removeprefix("sqlite:///"), folder / "contimg.sqlite3")
-            if stages == trivial.PATH:
-                environment["DJANGO_SETTINGS_MODULE"] = "tests.batch.trivial_settings"
-            else:
-                environment["DJANGO_SETTINGS_MODULE"] = "contimg.settings"
+            environment["DJANGO_SETTINGS_MODULE"] = SETTINGS_MODULES.get(stages, "contimg.settings")
             installation = Installation(folder, url, **environment)
             for variable, value in installation.environment.items():
                 monkeypatch.setenv(variable, value)  # the children of executors in this process
