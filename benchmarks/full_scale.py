@@ -74,7 +74,11 @@ def simulate(tile: Tile) -> str:
 
 
 def convert_tile(tile: Tile) -> str:
-    converted = convert(files=sorted(tile.path("raw").glob("*.hdf5")), output=tile.path("raw.ms"))
+    converted = convert(
+        files=sorted(tile.path("raw").glob("*.hdf5")),
+        pointing_dec_deg=tile.plan.pointing_dec_deg,
+        output=tile.path("raw.ms"),
+    )
     return f"{converted.n_channels} channels, {len(converted.antennas)} antennas"
 
 

@@ -49,7 +49,8 @@ def make_set(instrument: Instrument, plans: list[TilePlan], folder: Path) -> Pat
         files = folder / name
         files.mkdir()
         raw[name], flags[name] = folder / f"{name}.ms", folder / f"{name}.h5"
-        convert(files=simulate_tile(instrument, plan, files), output=raw[name])
+        paths = simulate_tile(instrument, plan, files)
+        convert(files=paths, pointing_dec_deg=plan.pointing_dec_deg, output=raw[name])
         flag(measurement_set=raw[name], output=flags[name], parameters=FlaggingParameters())
     dec_deg = plans[0].pointing_dec_deg
 

@@ -46,7 +46,7 @@ def make_measurement_set(*, group: SubbandGroup, folder: Path) -> ConvertedSet:
 
     _refuse_unprocessable(group)
     paths = [Path(file.root.path, file.relative_path) for file in group.files.all()]
-    return convert(files=sorted(paths), output=folder / "raw.ms")
+    return convert(files=sorted(paths), pointing_dec_deg=group.pointing_dec_deg, output=folder / "raw.ms")
 
 
 def _refuse_unprocessable(group: SubbandGroup) -> None:

@@ -52,10 +52,8 @@ def meridian_icrs(
     use_bundled_iers()
     if len(mid_times) == 0:
         return np.empty(0), np.empty(0)
-    dec = np.asarray(dec_deg, dtype=np.float64)
+    azimuth, elevation = horizontal_deg(np.asarray(dec_deg, dtype=np.float64))
     frame = AltAz(obstime=Time(list(mid_times)), location=location())
-    azimuth = np.where(dec <= LATITUDE_DEG, 180.0, 0.0)
-    elevation = 90.0 - np.abs(LATITUDE_DEG - dec)
     icrs = SkyCoord(az=azimuth * u.deg, alt=elevation * u.deg, frame=frame).transform_to(ICRS())
     return icrs.ra.deg % 360.0, icrs.dec.deg
 
@@ -71,6 +69,11 @@ def apparent_dec_deg(azimuth_deg: float, elevation_deg: float, latitude_deg: flo
     azimuth, elevation, latitude = np.radians([azimuth_deg, elevation_deg, latitude_deg])
     sine = np.sin(latitude) * np.sin(elevation) + np.cos(latitude) * np.cos(elevation) * np.cos(azimuth)
     return float(np.degrees(np.arcsin(np.clip(sine, -1.0, 1.0))))
+
+
+def horizontal_deg(dec_deg, latitude_deg: float = LATITUDE_DEG) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Azimuth and elevation of the meridian at an apparent declination: what `apparent_dec_deg` undoes."""
+    return np.where(dec_deg <= latitude_deg, 180.0, 0.0), 90.0 - np.abs(latitude_deg - dec_deg)
 
 
 def subband_of_frequency(frequency_hz: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -76,7 +76,8 @@ class Observed:
 
 def observe(folder: Path, instrument: Instrument, plan: TilePlan) -> Observed:
     files = simulate_tile(instrument, plan, folder)
-    return Observed(instrument, plan, files, folder / "raw.ms", convert(files=files, output=folder / "raw.ms"))
+    converted = convert(files=files, pointing_dec_deg=plan.pointing_dec_deg, output=folder / "raw.ms")
+    return Observed(instrument, plan, files, folder / "raw.ms", converted)
 
 
 def edited(path: Path, folder: Path, **columns) -> Path:

@@ -20,17 +20,15 @@ from pyuvdata import UVData
 
 from contimg.exceptions import EngineFailed
 from observations.engines.measurement_set import content_checksum, require_space
-from observations.telescope import INTEGRATION_S, apparent_dec_deg, meridian_icrs, use_bundled_iers
+from observations.engines.subband_data import read_subband
+from observations.telescope import INTEGRATION_S, meridian_icrs, use_bundled_iers
 
+SAME_UVW_M = 1e-3  # 0.1 arcsec on the longest baseline
 BYTES_PER_VISIBILITY = 13  # 8 for DATA, 4 for WEIGHT_SPECTRUM, 1 for FLAG; measured 12.3
 
 
 class SubbandsDisagree(EngineFailed):
     code = "subbands_disagree"
-
-
-class SubbandUnreadable(EngineFailed):
-    code = "subband_unreadable"
 
 
 class AllFlagged(EngineFailed):
@@ -60,11 +58,11 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("pyuvdata", "python-casacore", "astropy")}
 
 
-def convert(*, files: Sequence[Path], output: Path) -> ConvertedSet:
-    """Write `output` (a measurement set) from the subband files of one tile.
+def convert(*, files: Sequence[Path], pointing_dec_deg: float, output: Path) -> ConvertedSet:
+    """Write `output` (a measurement set) from the subband files of one tile that was observed at that declination.
 
-    Raises SubbandUnreadable for a truncated or foreign file, SubbandsDisagree when the files are not of one
-    observation (other antennas, other times), AllFlagged when no antenna has data, DiskFull before it writes.
+    Raises the errors of `read_subband`, SubbandsDisagree when the files are not of one observation (other antennas,
+    times or phase centres), AllFlagged when no antenna has data, DiskFull before it writes.
     """
     use_bundled_iers()
     uv = _read(files)
@@ -72,7 +70,7 @@ def convert(*, files: Sequence[Path], output: Path) -> ConvertedSet:
     left_out = _leave_out_dead_antennas(uv)
     times = np.unique(uv.time_array)
     mid_jd = float(times[0] + times[-1]) / 2
-    ra_deg, dec_deg = _phase_to_meridian(uv, mid_jd)
+    ra_deg, dec_deg = _phase_to_meridian(uv, mid_jd, pointing_dec_deg)
     flagged = float(uv.flag_array[uv.ant_1_array != uv.ant_2_array].mean())
     width = float(np.median(uv.channel_width))
     facts = ConvertedSet(
@@ -103,7 +101,7 @@ def _with_checksum(facts: ConvertedSet, output: Path) -> ConvertedSet:
 
 def _read(files: Sequence[Path]) -> UVData:
     """All files as one UVData, frequency ascending."""
-    parts = [_read_one(path) for path in files]
+    parts = [read_subband(path) for path in files]
     _refuse_other_observation(files, parts)
     parts.sort(key=lambda part: float(part.freq_array[0]))
     first = parts[0]
@@ -112,36 +110,6 @@ def _read(files: Sequence[Path]) -> UVData:
             warnings.simplefilter("ignore")
             first.fast_concat(parts[1:], axis="freq", inplace=True, run_check=False)
     return first
-
-
-def _read_one(path: Path) -> UVData:
-    uv = UVData()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            uv.read(
-                str(path),
-                file_type="uvh5",
-                run_check=False,
-                check_extra=False,
-                run_check_acceptability=False,
-                fix_autos=False,
-                background_lsts=False,
-            )
-        _refuse_other_shapes(uv)
-    except (OSError, KeyError, ValueError) as error:
-        raise SubbandUnreadable(
-            f"{path.name} cannot be read as UVH5 (truncated or damaged); replace it or take it away and index again."
-        ) from error
-    return uv
-
-
-def _refuse_other_shapes(uv: UVData) -> None:
-    """pyuvdata believes the header; its own check would look at every value."""
-    shape = (uv.Nblts, uv.Nfreqs, uv.Npols)
-    for array in (uv.data_array, uv.flag_array, uv.nsample_array):
-        if array.shape != shape:
-            raise ValueError(f"the header promises {shape}, the data are {array.shape}")
 
 
 def _refuse_other_observation(files: Sequence[Path], parts: Sequence[UVData]) -> None:
@@ -159,10 +127,15 @@ def _refuse_other_observation(files: Sequence[Path], parts: Sequence[UVData]) ->
                 f"{path.name} and {files[usual].name} were integrated at other times; the files are not of one "
                 "observation. Take the wrong one away and index again."
             )
+        if not _same_phase_centre(part, parts[usual]):
+            raise SubbandsDisagree(
+                f"{path.name} and {files[usual].name} are phased to other directions; the files are not of one "
+                "observation. Take the wrong one away and index again."
+            )
 
 
 def _same_observation(one: UVData, other: UVData) -> bool:
-    return _same_baselines(one, other) and _same_times(one, other)
+    return _same_baselines(one, other) and _same_times(one, other) and _same_phase_centre(one, other)
 
 
 def _same_baselines(one: UVData, other: UVData) -> bool:
@@ -171,6 +144,10 @@ def _same_baselines(one: UVData, other: UVData) -> bool:
 
 def _same_times(one: UVData, other: UVData) -> bool:
     return bool(np.abs(one.time_array - other.time_array).max() * 86400 < INTEGRATION_S / 2)
+
+
+def _same_phase_centre(one: UVData, other: UVData) -> bool:
+    return bool(np.abs(one.uvw_array - other.uvw_array).max() < SAME_UVW_M)
 
 
 def _flag_bad_values(uv: UVData) -> float:
@@ -205,11 +182,9 @@ def _used_antennas(uv: UVData) -> tuple[str, ...]:
     return tuple(str(names[number]) for number in np.union1d(uv.ant_1_array, uv.ant_2_array))
 
 
-def _phase_to_meridian(uv: UVData, mid_jd: float) -> tuple[float, float]:
-    pointing = next(iter(uv.phase_center_catalog.values()))
-    dec = apparent_dec_deg(np.degrees(pointing["cat_lon"]), np.degrees(pointing["cat_lat"]))
+def _phase_to_meridian(uv: UVData, mid_jd: float, pointing_dec_deg: float) -> tuple[float, float]:
     middle = Time(mid_jd, format="jd", scale="utc").to_datetime(timezone=UTC)
-    ra_deg, dec_deg = (float(value[0]) for value in meridian_icrs([middle], [dec]))
+    ra_deg, dec_deg = (float(value[0]) for value in meridian_icrs([middle], [pointing_dec_deg]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         uv.phase(

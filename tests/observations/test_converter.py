@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -16,9 +16,15 @@ from astropy.time import Time
 from contimg.exceptions import DiskFull
 from contimg.products import workspace
 from observations.conversion import GroupIncomplete, GroupOverfull, make_measurement_set, record_measurement_set
-from observations.engines.converter import AllFlagged, SubbandsDisagree, SubbandUnreadable, convert
+from observations.engines.converter import (
+    AllFlagged,
+    ConvertedSet,
+    SubbandsDisagree,
+    convert,
+)
 from observations.engines.measurement_set import read_header, read_rows
 from observations.engines.simulator import Instrument, simulate_tile
+from observations.engines.subband_data import SubbandUnreadable
 from observations.models import SubbandGroup
 from observations.services import index_subbands
 from observations.telescope import LATITUDE_DEG, location
@@ -61,6 +67,10 @@ def rewrite(path: Path, change: Callable[[np.ndarray], object], name: str = "vis
 def antennas_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     with h5py.File(path) as file:
         return file["Header/ant_1_array"][()], file["Header/ant_2_array"][()]
+
+
+def converted_set(files: Sequence[Path], output: Path) -> ConvertedSet:
+    return convert(files=files, pointing_dec_deg=PLAN.pointing_dec_deg, output=output)
 
 
 def rows_of(path: Path):
@@ -138,7 +148,7 @@ def test_an_antenna_without_data_is_left_out_by_name(files, tmp_path, how):
     for path in files:
         rewrite(path, spoil, "flags" if how == "flagged" else "visdata")
 
-    converted = convert(files=files, output=tmp_path / "raw.ms")
+    converted = converted_set(files, tmp_path / "raw.ms")
 
     rows = rows_of(tmp_path / "raw.ms")
     names = read_header(tmp_path / "raw.ms").antenna_names
@@ -152,7 +162,7 @@ def test_an_antenna_dead_in_one_subband_stays(files, tmp_path):
     first, second = antennas_of(files[0])
     rewrite(files[0], lambda values: values.__setitem__((first == 3) | (second == 3), 0))
 
-    assert convert(files=files, output=tmp_path / "raw.ms").antennas_left_out == ()
+    assert converted_set(files, tmp_path / "raw.ms").antennas_left_out == ()
 
 
 def test_nan_and_infinite_visibilities_are_flagged_and_blanked(files, tmp_path):
@@ -161,7 +171,7 @@ def test_nan_and_infinite_visibilities_are_flagged_and_blanked(files, tmp_path):
 
     rewrite(files[15], spoil)  # the lowest subband: the first channels of the set
 
-    converted = convert(files=files, output=tmp_path / "raw.ms")
+    converted = converted_set(files, tmp_path / "raw.ms")
 
     rows = rows_of(tmp_path / "raw.ms")
     assert list(zip(*np.nonzero(rows.flags), strict=True)) == [(1, 0, 0), (2, 1, 1)]
@@ -171,7 +181,7 @@ def test_nan_and_infinite_visibilities_are_flagged_and_blanked(files, tmp_path):
 
 
 def test_a_tile_of_15_subbands_keeps_the_gap(files, tmp_path):
-    converted = convert(files=[path for path in files if "_sb05" not in path.name], output=tmp_path / "raw.ms")
+    converted = converted_set([path for path in files if "_sb05" not in path.name], tmp_path / "raw.ms")
 
     steps = np.diff(read_header(tmp_path / "raw.ms").frequency_hz)
     assert converted.n_channels == 30
@@ -180,8 +190,8 @@ def test_a_tile_of_15_subbands_keeps_the_gap(files, tmp_path):
 
 
 def test_converting_again_gives_the_same_content(files, tmp_path):
-    one = convert(files=files, output=tmp_path / "one.ms")
-    other = convert(files=files[::-1], output=tmp_path / "other.ms")
+    one = converted_set(files, tmp_path / "one.ms")
+    other = converted_set(files[::-1], tmp_path / "other.ms")
 
     assert one == other
 
@@ -192,7 +202,7 @@ def test_a_file_with_another_number_of_antennas_is_named(files, tmp_path):
     for subband in (0, 7):  # also where the first of the files is the wrong one
         wrong = [other[subband] if i == subband else path for i, path in enumerate(files)]
         with pytest.raises(SubbandsDisagree, match=f"^{other[subband].name} has 5 antennas .* with 6;"):
-            convert(files=wrong, output=tmp_path / f"{subband}.ms")
+            converted_set(wrong, tmp_path / f"{subband}.ms")
         assert not (tmp_path / f"{subband}.ms").exists()
 
 
@@ -201,7 +211,7 @@ def test_a_file_of_another_time_is_named(files, tmp_path):
     wrong = simulate_tile(SMALL, later, tmp_path)[7]
 
     with pytest.raises(SubbandsDisagree, match=f"^{wrong.name} and .* other times"):
-        convert(files=[*files[:7], wrong, *files[8:]], output=tmp_path / "raw.ms")
+        converted_set([*files[:7], wrong, *files[8:]], tmp_path / "raw.ms")
 
 
 def test_a_file_with_fewer_integrations_is_named(files, tmp_path):
@@ -209,7 +219,7 @@ def test_a_file_with_fewer_integrations_is_named(files, tmp_path):
     wrong = simulate_tile(short, PLAN, tmp_path)[7]
 
     with pytest.raises(SubbandsDisagree, match=f"^{wrong.name} "):
-        convert(files=[*files[:7], wrong, *files[8:]], output=tmp_path / "raw.ms")
+        converted_set([*files[:7], wrong, *files[8:]], tmp_path / "raw.ms")
 
 
 def truncate(path: Path) -> None:
@@ -244,7 +254,7 @@ def test_a_damaged_file_is_named(files, tmp_path, damage):
     damage(files[3])
 
     with pytest.raises(SubbandUnreadable, match=f"^{files[3].name} cannot be read"):
-        convert(files=files, output=tmp_path / "raw.ms")
+        converted_set(files, tmp_path / "raw.ms")
 
 
 @pytest.mark.parametrize("value", [0, np.nan])
@@ -253,7 +263,7 @@ def test_a_tile_without_any_data_is_refused(files, tmp_path, value):
         rewrite(path, lambda values: values.fill(value))
 
     with pytest.raises(AllFlagged, match="nothing to convert"):
-        convert(files=files, output=tmp_path / "raw.ms")
+        converted_set(files, tmp_path / "raw.ms")
 
 
 def test_a_tile_with_everything_flagged_is_refused(files, tmp_path):
@@ -261,13 +271,13 @@ def test_a_tile_with_everything_flagged_is_refused(files, tmp_path):
         rewrite(path, lambda values: values.fill(True), "flags")
 
     with pytest.raises(AllFlagged):
-        convert(files=files, output=tmp_path / "raw.ms")
+        converted_set(files, tmp_path / "raw.ms")
 
 
 def test_a_full_disk_is_met_before_casacore_meets_it(files, tiny_disk):
     """casacore aborts the process when a flush fails, so that no `except` would ever see it."""
     with pytest.raises(DiskFull, match="Free some space"):
-        convert(files=files, output=tiny_disk / "raw.ms")
+        converted_set(files, tiny_disk / "raw.ms")
 
     assert list(tiny_disk.iterdir()) == []
 

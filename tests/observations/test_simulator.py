@@ -244,7 +244,9 @@ def test_nothing_half_written_is_left_beside_the_files(tmp_path):
 def test_pyuvdata_and_the_converter_read_the_files(tmp_path):
     paths = simulate_tile(NOISELESS, SOURCE, tmp_path)
 
-    assert convert(files=paths, output=tmp_path / "raw.ms").n_channels == 32
+    converted = convert(files=paths, pointing_dec_deg=SOURCE.pointing_dec_deg, output=tmp_path / "raw.ms")
+
+    assert converted.n_channels == 32
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

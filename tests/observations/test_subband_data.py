@@ -1,0 +1,142 @@
+"""Whatever form a writer gave the visibilities, the measurement set is that of the tile; what cannot be, is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+
+from contimg.products import workspace
+from observations.conversion import make_measurement_set, record_measurement_set
+from observations.engines.converter import ConvertedSet, SubbandsDisagree, convert
+from observations.engines.measurement_set import read_header, read_rows
+from observations.engines.simulator import Instrument, simulate_tile
+from observations.engines.subband_data import PhaseCentreUnknown
+from observations.models import SubbandGroup
+from observations.services import index_subbands
+from tests.observations.raw_forms import as_the_correlator_writes, rewrite_by_pyuvdata
+from tests.science import Observed, field_centre, field_plan, true_gains, true_sky
+
+SMALL = Instrument(n_antennas=6, channels_per_subband=3, n_integrations=4, sefd_jy=10.0)
+PLAN = field_plan(SMALL, offsets=[(0.2, 0.1, 5.0)])
+
+
+@pytest.fixture(scope="module")
+def tile(tmp_path_factory) -> list[Path]:
+    """The 16 files as our simulator writes them. Copy before changing."""
+    return simulate_tile(SMALL, PLAN, tmp_path_factory.mktemp("tile"))
+
+
+@pytest.fixture(scope="module")
+def expected(tile, tmp_path_factory) -> Path:
+    """The measurement set of the tile, whose geometry test_converter.py holds against AltAz."""
+    output = tmp_path_factory.mktemp("expected") / "raw.ms"
+    converted_set(tile, output)
+    return output
+
+
+@pytest.fixture
+def files(tile, tmp_path) -> list[Path]:
+    folder = tmp_path / "night"
+    folder.mkdir()
+    return [Path(shutil.copy2(path, folder)) for path in tile]
+
+
+def converted_set(files: list[Path], output: Path) -> ConvertedSet:
+    return convert(files=files, pointing_dec_deg=PLAN.pointing_dec_deg, output=output)
+
+
+def assert_same_set(made: Path, expected: Path) -> None:
+    [ours], [theirs] = read_rows(made, 10**6), read_rows(expected, 10**6)
+    one, other = read_header(made), read_header(expected)
+    assert (one.ra_rad, one.dec_rad) == pytest.approx((other.ra_rad, other.dec_rad), abs=1e-8)
+    assert one.frequency_hz == pytest.approx(other.frequency_hz)
+    assert one.channel_width_hz == pytest.approx(other.channel_width_hz)
+    for name in ("antenna1", "antenna2", "time_index", "flags"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+    assert ours.uvw_m == pytest.approx(theirs.uvw_m, abs=1e-4)
+    assert ours.weights == pytest.approx(theirs.weights)
+    assert np.abs(ours.data - theirs.data).max() < 2e-3 * np.abs(theirs.data[theirs.is_cross]).mean()
+
+
+def assert_on_sky(files: list[Path], path: Path) -> None:
+    """The fringes are those of the source seen by AltAz; a beam a degree off would leave nothing of them."""
+    rows, tile = next(read_rows(path, 10**6)), Observed(SMALL, PLAN, files, path, None)
+    gains = true_gains(tile)
+    noiseless = gains[rows.antenna1] * np.conj(gains[rows.antenna2]) * true_sky(tile, rows)[..., None]
+    difference = np.abs(rows.data - noiseless)[rows.is_cross]
+    assert difference.mean() / np.abs(noiseless[rows.is_cross]).mean() < 0.01
+
+
+# --- the phase centre ------------------------------------------------------------------------------------------------
+def phased_to(place: SkyCoord) -> Callable:
+    return lambda uv: uv.phase(lon=place.ra.rad, lat=place.dec.rad, phase_frame="icrs", cat_name="x")
+
+
+@pytest.mark.django_db
+def test_files_of_the_correlator_are_phased_to_the_pointing_that_their_group_has(files, expected, products_root):
+    for path in files:
+        as_the_correlator_writes(path, PLAN.pointing_dec_deg)
+    index_subbands(folder=files[0].parent)
+    group = SubbandGroup.objects.get()
+
+    with workspace() as folder:
+        converted = make_measurement_set(group=group, folder=folder)
+        row = record_measurement_set(group=group, converted=converted, folder=folder)
+
+    assert (row.ra_deg, row.dec_deg) == pytest.approx((group.ra_deg, group.dec_deg), abs=1e-5)
+    assert_same_set(products_root / row.path, expected)
+    assert_on_sky(files, products_root / row.path)
+
+
+def test_files_phased_to_a_position_are_phased_on_from_there(files, expected, tmp_path):
+    elsewhere = field_centre(SMALL, PLAN.started_at).spherical_offsets_by(0.7 * u.deg, -0.4 * u.deg)
+    for path in files:
+        rewrite_by_pyuvdata(path, phased_to(elsewhere))
+
+    converted_set(files, tmp_path / "raw.ms")
+
+    assert_same_set(tmp_path / "raw.ms", expected)
+    assert_on_sky(files, tmp_path / "raw.ms")
+
+
+def test_one_file_phased_elsewhere_is_named(files, tmp_path):
+    rewrite_by_pyuvdata(files[3], phased_to(field_centre(SMALL, PLAN.started_at)))
+
+    with pytest.raises(SubbandsDisagree, match=f"^{files[3].name} and .* are phased to other directions"):
+        converted_set(files, tmp_path / "raw.ms")
+
+
+def unprojected(uv) -> None:
+    uv.phase(cat_type="unprojected", cat_name="zenith", lon=None, lat=None, phase_frame="altaz")
+
+
+def two_phase_centres(uv) -> None:
+    place = field_centre(SMALL, PLAN.started_at)
+    first = uv.time_array < np.median(uv.time_array)
+    uv.phase(lon=place.ra.rad, lat=place.dec.rad, phase_frame="icrs", cat_name="x", select_mask=first)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(unprojected, "a phase centre of the type unprojected"), (two_phase_centres, "2 phase centres")],
+)
+def test_a_file_that_does_not_say_where_it_is_phased_to_is_refused(files, tmp_path, change, what):
+    rewrite_by_pyuvdata(files[3], change)
+
+    with pytest.raises(PhaseCentreUnknown, match=f"^{files[3].name} has {what}"):
+        converted_set(files, tmp_path / "raw.ms")
+
+    assert not (tmp_path / "raw.ms").exists()
+
+
+def test_a_file_of_the_correlator_without_declination_is_refused(files, tmp_path):
+    as_the_correlator_writes(files[0], None)
+
+    with pytest.raises(PhaseCentreUnknown, match="extra_keywords/phase_center_dec"):
+        converted_set(files, tmp_path / "raw.ms")
