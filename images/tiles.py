@@ -176,7 +176,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
             "thermal_rms_jy_per_beam": made.thermal_rms_jy_per_beam,
             "finite_fraction": made.flat_noise.finite_fraction,
             "is_primary_beam_corrected": True,
-            "missing_subbands": measurement_set.group.missing_subbands,
+            "missing_subbands": measurement_set.missing_subbands,
             "metrics": {
                 "n_iterations": clean.n_iterations,
                 "n_major_cycles": clean.n_major_cycles,

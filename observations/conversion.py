@@ -6,6 +6,8 @@ Engines are imported inside the functions: web processes import this module and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ from django.db import transaction
 from contimg.exceptions import EngineFailed
 from contimg.products import digest, publish, size_bytes
 from contimg.sky import healpix_index
-from observations.models import MeasurementSet, SubbandGroup, name_files
+from observations.grouping import duplicate_subbands, missing_subbands
+from observations.models import MeasurementSet, SubbandFile, SubbandGroup, name_files, names_of
 
 if TYPE_CHECKING:
     from observations.engines.converter import ConvertedSet
@@ -31,73 +34,102 @@ class GroupIncomplete(EngineFailed):
     code = "group_incomplete"
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A measurement set in the work folder, and of which files it is; the group may have others by now."""
+
+    facts: ConvertedSet
+    recipe: str
+    pointing_dec_deg: float
+    missing_subbands: list[int]
+
+
 def conversion_recipe(group: SubbandGroup) -> str:
-    """Changes when a file is added, replaced or taken away."""
-    files = sorted(
-        (file.root.path, file.relative_path, file.size_bytes, file.modified_at.isoformat())
-        for file in group.files.all()
-    )
-    return digest("convert", files)
+    """Of the files that the group has now: changes when one is added, replaced or taken away."""
+    return _recipe(_files_of(group))
 
 
-def make_measurement_set(*, group: SubbandGroup, folder: Path) -> ConvertedSet:
+def _files_of(group: SubbandGroup) -> list[SubbandFile]:
+    """Asked anew, whatever the row in memory has loaded."""
+    return list(group.files.select_related("root"))
+
+
+def _recipe(files: Sequence[SubbandFile]) -> str:
+    facts = [(file.root.path, file.relative_path, file.size_bytes, file.modified_at.isoformat()) for file in files]
+    return digest("convert", sorted(facts))
+
+
+def make_measurement_set(*, group: SubbandGroup, folder: Path) -> Conversion:
     """Write `folder/raw.ms`. Raises GroupOverfull and GroupIncomplete, and the converter's errors."""
     from observations.engines.converter import convert
 
-    _refuse_unprocessable(group)
-    paths = [Path(file.root.path, file.relative_path) for file in group.files.all()]
-    return convert(files=sorted(paths), pointing_dec_deg=group.pointing_dec_deg, output=folder / "raw.ms")
+    files = _files_of(group)
+    _refuse_unprocessable(group, files)
+    paths = sorted(Path(file.root.path, file.relative_path) for file in files)
+    facts = convert(files=paths, pointing_dec_deg=group.pointing_dec_deg, output=folder / "raw.ms")
+    return Conversion(
+        facts=facts,
+        recipe=_recipe(files),
+        pointing_dec_deg=group.pointing_dec_deg,
+        missing_subbands=missing_subbands(_subbands(files)),
+    )
 
 
-def _refuse_unprocessable(group: SubbandGroup) -> None:
-    if group.is_overfull:
-        twice = ", ".join(f"sb{number:02d}" for number in group.duplicate_subbands)
+def _subbands(files: Sequence[SubbandFile]) -> list[int]:
+    return [file.subband for file in files if file.subband is not None]
+
+
+def _refuse_unprocessable(group: SubbandGroup, files: Sequence[SubbandFile]) -> None:
+    subbands = _subbands(files)
+    if repeated := duplicate_subbands(subbands):
+        twice = ", ".join(f"sb{number:02d}" for number in repeated)
         raise GroupOverfull(
-            f"{group.name} has {group.n_files} files with {twice} more than once and the headers cannot tell which is "
-            f"meant; take the wrong ones of {name_files(group.duplicate_files)} away and index again."
+            f"{group.name} has {len(files)} files with {twice} more than once and the headers cannot tell which is "
+            f"meant; take the wrong ones of {name_files(names_of(files, repeated))} away and index again."
         )
-    if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS:
+    n_subbands = len(subbands)
+    if n_subbands < settings.CONTIMG_MIN_SUBBANDS:
         raise GroupIncomplete(
-            f"{group.name} has {group.n_subbands} of 16 subbands and {settings.CONTIMG_MIN_SUBBANDS} are needed; it is "
+            f"{group.name} has {n_subbands} of 16 subbands and {settings.CONTIMG_MIN_SUBBANDS} are needed; it is "
             "processed when the missing ones arrive."
         )
 
 
 @transaction.atomic
-def record_measurement_set(*, group: SubbandGroup, converted: ConvertedSet, folder: Path) -> MeasurementSet:
+def record_measurement_set(*, group: SubbandGroup, converted: Conversion, folder: Path) -> MeasurementSet:
     """Publish `folder/raw.ms` and write its row; the newest version of the tile becomes the current one."""
     from observations.engines.converter import versions
 
-    made = folder / "raw.ms"
+    made, facts = folder / "raw.ms", converted.facts
     group.measurement_sets.uncalibrated().current().update(is_current=False)
     measurement_set, _ = MeasurementSet.objects.update_or_create(
-        recipe=conversion_recipe(group),
+        recipe=converted.recipe,
         defaults={
             "group": group,
             "name": group.name,
             "size_bytes": size_bytes(made),
             "path": publish(made, f"measurement_sets/{group.name}.ms"),
-            "checksum": converted.checksum,
+            "checksum": facts.checksum,
             "versions": versions(),
             "parameters": {
-                "antennas_left_out": list(converted.antennas_left_out),
-                "nan_fraction": converted.nan_fraction,
-                "missing_subbands": group.missing_subbands,
+                "antennas_left_out": list(facts.antennas_left_out),
+                "nan_fraction": facts.nan_fraction,
+                "missing_subbands": converted.missing_subbands,
             },
             "observed_at": group.observed_at,
-            "mjd": converted.mid_jd - MJD_OF_JD_ZERO,
-            "duration_s": converted.duration_s,
-            "integration_s": converted.integration_s,
-            "ra_deg": converted.ra_deg,
-            "dec_deg": converted.dec_deg,
-            "pointing_dec_deg": group.pointing_dec_deg,
-            "healpix": healpix_index(converted.ra_deg, converted.dec_deg),
-            "frequency_hz": converted.frequency_hz,
-            "bandwidth_hz": converted.bandwidth_hz,
-            "n_antennas": len(converted.antennas),
-            "n_channels": converted.n_channels,
-            "antennas": list(converted.antennas),
-            "flagged_fraction": converted.flagged_fraction,
+            "mjd": facts.mid_jd - MJD_OF_JD_ZERO,
+            "duration_s": facts.duration_s,
+            "integration_s": facts.integration_s,
+            "ra_deg": facts.ra_deg,
+            "dec_deg": facts.dec_deg,
+            "pointing_dec_deg": converted.pointing_dec_deg,
+            "healpix": healpix_index(facts.ra_deg, facts.dec_deg),
+            "frequency_hz": facts.frequency_hz,
+            "bandwidth_hz": facts.bandwidth_hz,
+            "n_antennas": len(facts.antennas),
+            "n_channels": facts.n_channels,
+            "antennas": list(facts.antennas),
+            "flagged_fraction": facts.flagged_fraction,
             "is_current": True,
         },
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from django.conf import settings
@@ -84,14 +84,8 @@ class SubbandGroup(models.Model):
 
     @property
     def duplicate_files(self) -> list[str]:
-        """The files of the subbands that are there twice, by subband; with their root's name where roots differ."""
-        files = [file for file in self.files.all() if file.subband in self.duplicate_subbands]
-        one_root = len({file.root_id for file in files}) == 1
-        named = [
-            (file.subband, file.relative_path if one_root else f"{Path(file.root.path).name}/{file.relative_path}")
-            for file in files
-        ]
-        return [name for _, name in sorted(named)]
+        """The files of the subbands that are there twice."""
+        return names_of(self.files.all(), self.duplicate_subbands)
 
 
 class Epoch(models.Model):
@@ -217,6 +211,22 @@ class MeasurementSet(Product):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def missing_subbands(self) -> list[int]:
+        """Those that it was made without; its group may have got them since."""
+        return (self.calibrated_from or self).parameters.get("missing_subbands", [])
+
+
+def names_of(files: Iterable[SubbandFile], subbands: Sequence[int]) -> list[str]:
+    """The files of these subbands, by subband; with their root's name where roots differ."""
+    chosen = [file for file in files if file.subband in subbands]
+    one_root = len({file.root_id for file in chosen}) == 1
+    named = [
+        (file.subband, file.relative_path if one_root else f"{Path(file.root.path).name}/{file.relative_path}")
+        for file in chosen
+    ]
+    return [name for _, name in sorted(named)]
 
 
 def name_files(names: Sequence[str]) -> str:

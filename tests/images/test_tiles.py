@@ -222,8 +222,9 @@ def test_a_second_version_supersedes_the_first(field, settings, products_root):
 
 def test_a_lenient_set_makes_a_lenient_tile_and_says_which_subbands_lack(calibrated):
     measurement_set = row_of(*calibrated[:2], is_lenient=True)
-    measurement_set.group.missing_subbands = [5]
-    measurement_set.group.save()
+    measurement_set.calibrated_from.parameters = {"missing_subbands": [5]}
+    measurement_set.calibrated_from.save()
+    assert measurement_set.group.missing_subbands == []  # the file has come since
 
     image = imaged(measurement_set)
 

@@ -15,7 +15,13 @@ from astropy.time import Time
 
 from contimg.exceptions import DiskFull
 from contimg.products import workspace
-from observations.conversion import GroupIncomplete, GroupOverfull, make_measurement_set, record_measurement_set
+from observations.conversion import (
+    GroupIncomplete,
+    GroupOverfull,
+    conversion_recipe,
+    make_measurement_set,
+    record_measurement_set,
+)
 from observations.engines.converter import (
     AllFlagged,
     ConvertedSet,
@@ -314,7 +320,7 @@ class TestGroups:
         for path in files[:4]:
             path.unlink()
 
-        assert make_measurement_set(group=group_of(files[0].parent), folder=tmp_path).n_channels == 24
+        assert make_measurement_set(group=group_of(files[0].parent), folder=tmp_path).facts.n_channels == 24
 
     def test_17_files_are_refused_and_the_double_named(self, files, tmp_path):
         shutil.copy(files[3], files[3].with_name(files[3].name[:17] + "59_sb03.hdf5"))
@@ -335,6 +341,29 @@ class TestGroups:
         first.refresh_from_db()
         assert (first.is_current, second.is_current) == (False, True)
         assert (products_root / second.path).exists()
+
+    def test_a_subband_that_comes_during_the_conversion_is_converted_next(self, files, tmp_path):
+        late = files[5].rename(tmp_path / files[5].name)
+        group = group_of(files[0].parent)
+        with workspace() as folder:
+            converted = make_measurement_set(group=group, folder=folder)
+            shutil.move(late, files[5])
+            now = group_of(files[0].parent)
+            row = record_measurement_set(group=group, converted=converted, folder=folder)
+
+        assert (now.n_files, row.n_channels, row.missing_subbands) == (16, 30, [5])
+        assert row.recipe != conversion_recipe(now)
+        second = self.made(now)
+        assert (second.n_channels, second.missing_subbands) == (32, [])
+        assert second.recipe == conversion_recipe(group)
+
+    def test_what_came_twice_since_the_group_was_read_is_refused(self, files, tmp_path):
+        group = group_of(files[0].parent)
+        shutil.copy(files[3], files[3].with_name(files[3].name[:17] + "59_sb03.hdf5"))
+        index_subbands(folder=files[0].parent)
+
+        with pytest.raises(GroupOverfull, match="17 files with sb03 more than once"):
+            make_measurement_set(group=group, folder=tmp_path)
 
     @staticmethod
     def made(group: SubbandGroup):
