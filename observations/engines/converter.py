@@ -21,8 +21,10 @@ from pyuvdata import UVData
 from contimg.exceptions import EngineFailed
 from observations.engines.measurement_set import content_checksum, require_space
 from observations.engines.subband_data import read_subband
+from observations.engines.uvh5_header import parse_name
 from observations.telescope import INTEGRATION_S, meridian_icrs, use_bundled_iers
 
+SAME_CHANNEL = 0.99  # of the channel width: what a header rounds
 SAME_UVW_M = 1e-3  # 0.1 arcsec on the longest baseline
 BYTES_PER_VISIBILITY = 13  # 8 for DATA, 4 for WEIGHT_SPECTRUM, 1 for FLAG; measured 12.3
 
@@ -62,7 +64,7 @@ def convert(*, files: Sequence[Path], pointing_dec_deg: float, output: Path) -> 
     """Write `output` (a measurement set) from the subband files of one tile that was observed at that declination.
 
     Raises the errors of `read_subband`, SubbandsDisagree when the files are not of one observation (other antennas,
-    times or phase centres), AllFlagged when no antenna has data, DiskFull before it writes.
+    times, phase centres; the same frequency twice), AllFlagged when no antenna has data, DiskFull before it writes.
     """
     use_bundled_iers()
     uv = _read(files)
@@ -103,7 +105,10 @@ def _read(files: Sequence[Path]) -> UVData:
     """All files as one UVData, frequency ascending."""
     parts = [read_subband(path) for path in files]
     _refuse_other_observation(files, parts)
-    parts.sort(key=lambda part: float(part.freq_array[0]))
+    order = sorted(range(len(parts)), key=lambda i: float(parts[i].freq_array[0]))
+    files, parts = [files[i] for i in order], [parts[i] for i in order]
+    _refuse_overlap(files, parts)
+    _refuse_wrong_numbers(files)
     first = parts[0]
     if len(parts) > 1:
         with warnings.catch_warnings():
@@ -132,6 +137,31 @@ def _refuse_other_observation(files: Sequence[Path], parts: Sequence[UVData]) ->
                 f"{path.name} and {files[usual].name} are phased to other directions; the files are not of one "
                 "observation. Take the wrong one away and index again."
             )
+
+
+def _refuse_overlap(files: Sequence[Path], parts: Sequence[UVData]) -> None:
+    """Channels nearer than their width are the same part of the spectrum twice. Files in order of frequency."""
+    frequency, width = (np.concatenate([getattr(p, name) for p in parts]) for name in ("freq_array", "channel_width"))
+    owner = np.repeat(np.arange(len(parts)), [part.Nfreqs for part in parts])
+    twice = np.flatnonzero(np.diff(frequency) < SAME_CHANNEL * (width[1:] + width[:-1]) / 2)
+    if twice.size:
+        one, other = files[owner[twice[0]]], files[owner[twice[0] + 1]]
+        where = f"{one.name} has a frequency" if one == other else f"{one.name} and {other.name} have frequencies"
+        raise SubbandsDisagree(
+            f"{where} near {frequency[twice[0]] / 1e6:.3f} MHz more than once: a copy, or a wrong header. Take the "
+            "wrong file away and index again."
+        )
+
+
+def _refuse_wrong_numbers(files: Sequence[Path]) -> None:
+    """Subband 0 is the highest; either a name or a frequency is wrong. Files in order of frequency."""
+    numbered = sorted(files, key=lambda path: -parse_name(path.name)[1])
+    wrong = [path.name for path, other in zip(files, numbered, strict=True) if path != other]
+    if wrong:
+        raise SubbandsDisagree(
+            f"The subband numbers of {', '.join(sorted(wrong))} are not in the order of their frequencies, so that "
+            "names or headers are wrong. Put them right and index again."
+        )
 
 
 def _same_observation(one: UVData, other: UVData) -> bool:

@@ -1,6 +1,6 @@
 """The visibilities of one UVH5 subband file, in the one form that the converter works on, whatever the writer's.
 
-The phases are those towards the phase centre that the object says it has.
+The phases are those towards the phase centre that the object says it has; frequencies ascend.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def read_subband(path: Path) -> UVData:
             )
         _refuse_other_shapes(uv)
         _know_phase_centre(path.name, uv)
+        _sort_channels(uv)
     except (OSError, KeyError, ValueError) as error:
         raise SubbandUnreadable(
             f"{path.name} cannot be read as UVH5 (truncated or damaged); replace it or take it away and index again."
@@ -81,6 +82,14 @@ def _declare_stopped_on_meridian(uv: UVData, dec_deg: float) -> None:
         stated.phase(cat_name="meridian", cat_type="driftscan", phase_frame="altaz", lon=azimuth, lat=elevation)
     for name in PHASE_CENTRE:
         setattr(uv, name, getattr(stated, name))
+
+
+def _sort_channels(uv: UVData) -> None:
+    """Frequency ascending; some writers give descending channels a negative width."""
+    uv.channel_width = np.abs(uv.channel_width)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        uv.reorder_freqs(channel_order="freq", run_check=False)
 
 
 def _refuse_other_shapes(uv: UVData) -> None:

@@ -140,3 +140,74 @@ def test_a_file_of_the_correlator_without_declination_is_refused(files, tmp_path
 
     with pytest.raises(PhaseCentreUnknown, match="extra_keywords/phase_center_dec"):
         converted_set(files, tmp_path / "raw.ms")
+
+
+# --- channels --------------------------------------------------------------------------------------------------------
+def descending(uv) -> None:
+    uv.reorder_freqs(channel_order="-freq", run_check=False)
+
+
+def spoil_a_channel(uv) -> None:
+    """Flags, weights and widths that are other in each channel."""
+    uv.flag_array[5, 0, 1] = uv.flag_array[6, 2, 0] = True
+    uv.nsample_array *= np.array([0.25, 0.5, 1.0])[:, None]
+
+
+def test_channels_that_descend_are_turned_with_all_that_belongs_to_them(files, tmp_path):
+    for path in files:
+        rewrite_by_pyuvdata(path, spoil_a_channel)
+    converted_set(files, tmp_path / "ascending.ms")
+    for path in files[::2]:
+        rewrite_by_pyuvdata(path, descending)
+
+    converted_set(files, tmp_path / "raw.ms")
+
+    assert_same_set(tmp_path / "raw.ms", tmp_path / "ascending.ms")
+    [rows] = read_rows(tmp_path / "raw.ms", 10**6)
+    assert (np.diff(read_header(tmp_path / "raw.ms").frequency_hz) > 0).all()
+    assert rows.flags.sum() == 32
+    assert len(np.unique(rows.weights)) == 3
+
+
+def test_channels_of_negative_width_have_a_width(files, tmp_path):
+    def negative(uv) -> None:
+        descending(uv)
+        uv.channel_width = -uv.channel_width
+
+    for path in files:
+        rewrite_by_pyuvdata(path, negative)
+
+    assert converted_set(files, tmp_path / "raw.ms").bandwidth_hz == pytest.approx(48 * 187.5e6 / 768)
+
+
+@pytest.mark.parametrize("shift_hz", [0.0, 100e3])
+def test_a_subband_that_is_there_twice_by_its_frequencies_is_named(files, tmp_path, shift_hz):
+    def shift(uv) -> None:
+        uv.freq_array = uv.freq_array + shift_hz
+
+    shutil.copy(files[4], files[3])
+    rewrite_by_pyuvdata(files[3], shift)
+
+    with pytest.raises(SubbandsDisagree, match=f"{files[4].name} .*MHz more than once") as refused:
+        converted_set(files, tmp_path / "raw.ms")
+
+    assert files[3].name in str(refused.value)
+
+
+def test_a_file_with_one_frequency_twice_is_named(files, tmp_path):
+    def repeat(uv) -> None:
+        uv.freq_array[1] = uv.freq_array[0]
+
+    rewrite_by_pyuvdata(files[3], repeat)
+
+    with pytest.raises(SubbandsDisagree, match=f"^{files[3].name} has a frequency near"):
+        converted_set(files, tmp_path / "raw.ms")
+
+
+def test_files_whose_names_contradict_their_frequencies_are_named(files, tmp_path):
+    aside = files[0].rename(tmp_path / "aside")
+    files[3].rename(files[0])
+    aside.rename(files[3])
+
+    with pytest.raises(SubbandsDisagree, match=f"^The subband numbers of {files[0].name}, {files[3].name} are not"):
+        converted_set(files, tmp_path / "raw.ms")
