@@ -1,6 +1,7 @@
 """The visibilities of one UVH5 subband file, in the one form that the converter works on, whatever the writer's.
 
-The phases are those towards the phase centre that the object says it has; frequencies ascend.
+The phases are those towards the phase centre that the object says it has; frequencies ascend; the polarizations
+are XX and YY.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 from pyuvdata import UVData
+from pyuvdata.utils import polnum2str
 
 from contimg.exceptions import EngineFailed
 from observations.telescope import horizontal_deg
 
+XX, YY = -5, -6  # AIPS Memo 117
 PHASE_CENTRE = (
     "phase_center_catalog", "phase_center_id_array", "phase_center_app_ra", "phase_center_app_dec",
     "phase_center_frame_pa", "uvw_array",
@@ -30,8 +33,16 @@ class PhaseCentreUnknown(EngineFailed):
     code = "phase_centre_unknown"
 
 
+class NotXXAndYY(EngineFailed):
+    code = "subband_polarizations"
+
+
 def read_subband(path: Path) -> UVData:
-    """Raises SubbandUnreadable for a truncated or foreign file, PhaseCentreUnknown for one without a phase centre."""
+    """The whole file in memory.
+
+    Raises SubbandUnreadable for a truncated or foreign file, NotXXAndYY for one that lacks one of the two, and
+    PhaseCentreUnknown for one without a phase centre.
+    """
     uv = UVData()
     try:
         with warnings.catch_warnings():
@@ -46,6 +57,7 @@ def read_subband(path: Path) -> UVData:
                 background_lsts=False,
             )
         _refuse_other_shapes(uv)
+        _choose_polarizations(path.name, uv)
         _know_phase_centre(path.name, uv)
         _sort_channels(uv)
     except (OSError, KeyError, ValueError) as error:
@@ -53,6 +65,28 @@ def read_subband(path: Path) -> UVData:
             f"{path.name} cannot be read as UVH5 (truncated or damaged); replace it or take it away and index again."
         ) from error
     return uv
+
+
+def _choose_polarizations(name: str, uv: UVData) -> None:
+    """XX and YY, in this order: the gains are solved for two linear feeds, and Stokes I is the mean of the two."""
+    there = uv.polarization_array.tolist()
+    if [there.count(XX), there.count(YY)] != [1, 1]:
+        raise NotXXAndYY(
+            f"{name} has the polarizations {', '.join(map(_name_polarization, there))} and XX and YY are needed, each "
+            "once; write it with both, or take it away, and index again."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if len(there) > 2:
+            uv.select(polarizations=[XX, YY], run_check=False)
+        uv.reorder_pols(order=np.argsort(-uv.polarization_array), run_check=False)
+
+
+def _name_polarization(number: int) -> str:
+    try:
+        return polnum2str(number).upper() if number < 0 else polnum2str(number)
+    except KeyError:
+        return str(number)
 
 
 def _know_phase_centre(name: str, uv: UVData) -> None:

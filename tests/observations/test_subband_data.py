@@ -16,7 +16,7 @@ from observations.conversion import make_measurement_set, record_measurement_set
 from observations.engines.converter import ConvertedSet, SubbandsDisagree, convert
 from observations.engines.measurement_set import read_header, read_rows
 from observations.engines.simulator import Instrument, simulate_tile
-from observations.engines.subband_data import PhaseCentreUnknown
+from observations.engines.subband_data import NotXXAndYY, PhaseCentreUnknown
 from observations.models import SubbandGroup
 from observations.services import index_subbands
 from tests.observations.raw_forms import as_the_correlator_writes, rewrite_by_pyuvdata
@@ -210,4 +210,40 @@ def test_files_whose_names_contradict_their_frequencies_are_named(files, tmp_pat
     aside.rename(files[3])
 
     with pytest.raises(SubbandsDisagree, match=f"^The subband numbers of {files[0].name}, {files[3].name} are not"):
+        converted_set(files, tmp_path / "raw.ms")
+
+
+# --- polarizations ---------------------------------------------------------------------------------------------------
+def polarizations(numbers: list[int]) -> Callable:
+    """XX and YY as they were, any others a thousand times as loud."""
+
+    def change(uv) -> None:
+        place = {-5: 0, -6: 1}
+        uv.data_array = np.stack(
+            [uv.data_array[..., place[n]] if n in place else 1000 * uv.data_array[..., 0] for n in numbers], axis=-1
+        )
+        for name in ("flag_array", "nsample_array"):
+            setattr(uv, name, np.repeat(getattr(uv, name)[..., :1], len(numbers), axis=-1))
+        uv.polarization_array, uv.Npols = np.array(numbers), len(numbers)
+
+    return change
+
+
+@pytest.mark.parametrize("numbers", [[-5, -6, -7, -8], [-5, -7, -8, -6], [-6, -5]])
+def test_xx_and_yy_are_taken_in_whatever_order(files, expected, tmp_path, numbers):
+    for path in files[:9]:
+        rewrite_by_pyuvdata(path, polarizations(numbers))
+
+    converted_set(files, tmp_path / "raw.ms")
+
+    assert_same_set(tmp_path / "raw.ms", expected)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "named"), [([-5], "XX"), ([-5, -7], "XX, XY"), ([-1, -2], "RR, LL"), ([1], "pI"), ([-5, -6, -5], "XX")]
+)
+def test_other_polarizations_are_refused(files, tmp_path, numbers, named):
+    rewrite_by_pyuvdata(files[3], polarizations(numbers))
+
+    with pytest.raises(NotXXAndYY, match=f"^{files[3].name} has the polarizations {named}.* and XX and YY are needed"):
         converted_set(files, tmp_path / "raw.ms")
