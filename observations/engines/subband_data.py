@@ -1,7 +1,7 @@
 """The visibilities of one UVH5 subband file, in the one form that the converter works on, whatever the writer's.
 
 The phases are those towards the phase centre that the object says it has; frequencies ascend; the polarizations
-are XX and YY.
+are XX and YY; rows are ordered by time, then baseline, and every baseline is there at every integration.
 """
 
 from __future__ import annotations
@@ -37,11 +37,17 @@ class NotXXAndYY(EngineFailed):
     code = "subband_polarizations"
 
 
+class BaselinesLacking(EngineFailed):
+    """A baseline that is not there exactly once at some integration."""
+
+    code = "subband_baselines"
+
+
 def read_subband(path: Path) -> UVData:
     """The whole file in memory.
 
-    Raises SubbandUnreadable for a truncated or foreign file, NotXXAndYY for one that lacks one of the two, and
-    PhaseCentreUnknown for one without a phase centre.
+    Raises SubbandUnreadable for a truncated or foreign file, NotXXAndYY for one that lacks one of the two,
+    BaselinesLacking for one without some rows, and PhaseCentreUnknown for one without a phase centre.
     """
     uv = UVData()
     try:
@@ -58,6 +64,7 @@ def read_subband(path: Path) -> UVData:
             )
         _refuse_other_shapes(uv)
         _choose_polarizations(path.name, uv)
+        _sort_rows(path.name, uv)
         _know_phase_centre(path.name, uv)
         _sort_channels(uv)
     except (OSError, KeyError, ValueError) as error:
@@ -87,6 +94,21 @@ def _name_polarization(number: int) -> str:
         return polnum2str(number).upper() if number < 0 else polnum2str(number)
     except KeyError:
         return str(number)
+
+
+def _sort_rows(name: str, uv: UVData) -> None:
+    """By time, then baseline: the flagger sees an array of integrations and baselines in the rows of a set."""
+    baseline = uv.ant_1_array.astype(np.int64) * 2**32 + uv.ant_2_array
+    order = np.lexsort((baseline, uv.time_array))
+    times, baselines = np.unique(uv.time_array), np.unique(baseline)
+    is_whole = np.array_equal(uv.time_array[order], np.repeat(times, baselines.size))
+    if not (is_whole and np.array_equal(baseline[order], np.tile(baselines, times.size))):
+        raise BaselinesLacking(
+            f"{name} has not each of its {baselines.size} baselines once at each of its {times.size} integrations; "
+            "fetch it again, or take it away, and index again."
+        )
+    if not np.array_equal(order, np.arange(uv.Nblts)):
+        uv.reorder_blts(order=order, run_check=False)
 
 
 def _know_phase_centre(name: str, uv: UVData) -> None:

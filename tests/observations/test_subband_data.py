@@ -16,7 +16,7 @@ from observations.conversion import make_measurement_set, record_measurement_set
 from observations.engines.converter import ConvertedSet, SubbandsDisagree, convert
 from observations.engines.measurement_set import read_header, read_rows
 from observations.engines.simulator import Instrument, simulate_tile
-from observations.engines.subband_data import NotXXAndYY, PhaseCentreUnknown
+from observations.engines.subband_data import BaselinesLacking, NotXXAndYY, PhaseCentreUnknown
 from observations.models import SubbandGroup
 from observations.services import index_subbands
 from tests.observations.raw_forms import as_the_correlator_writes, rewrite_by_pyuvdata
@@ -246,4 +246,44 @@ def test_other_polarizations_are_refused(files, tmp_path, numbers, named):
     rewrite_by_pyuvdata(files[3], polarizations(numbers))
 
     with pytest.raises(NotXXAndYY, match=f"^{files[3].name} has the polarizations {named}.* and XX and YY are needed"):
+        converted_set(files, tmp_path / "raw.ms")
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+def baseline_after_baseline(uv) -> None:
+    uv.reorder_blts(order="baseline", minor_order="time", run_check=False)
+
+
+def second_antenna_first(uv) -> None:
+    uv.reorder_blts(order="time", minor_order="ant2", run_check=False)
+
+
+def shuffled(uv) -> None:
+    uv.reorder_blts(order=np.random.default_rng(1).permutation(uv.Nblts), run_check=False)
+
+
+@pytest.mark.parametrize("change", [baseline_after_baseline, second_antenna_first, shuffled])
+def test_rows_in_another_order_are_sorted(files, expected, tmp_path, change):
+    for path in files[:9]:
+        rewrite_by_pyuvdata(path, change)
+
+    converted_set(files, tmp_path / "raw.ms")
+
+    assert_same_set(tmp_path / "raw.ms", expected)
+
+
+def without_a_row(uv) -> None:
+    uv.select(blt_inds=np.delete(np.arange(uv.Nblts), 30), run_check=False)
+
+
+def a_row_twice(uv) -> None:
+    uv.ant_1_array[30], uv.ant_2_array[30] = uv.ant_1_array[31], uv.ant_2_array[31]
+
+
+@pytest.mark.parametrize("change", [without_a_row, a_row_twice])
+def test_a_file_without_some_rows_is_named(files, tmp_path, change):
+    for path in files:  # also where all of them lack the same
+        rewrite_by_pyuvdata(path, change)
+
+    with pytest.raises(BaselinesLacking, match=f"^{files[0].name} has not each of its 21 baselines once at each of"):
         converted_set(files, tmp_path / "raw.ms")
