@@ -15,8 +15,8 @@ from batch.models import Batch, Item, Worker
 from observations.models import SubbandGroup
 from tests.batch.installation import Installation, until
 from tests.batch.nights import SETTINGS, tiles_of
-from tests.batch.test_crash import check_as_undisturbed, content
 from tests.batch.trivial import behave
+from tests.batch.undisturbed import check_as_undisturbed, content
 from tests.observations.subband_files import NIGHT, TILE_S, touch, write_subband, write_tile
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.nights"]
