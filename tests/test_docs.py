@@ -77,6 +77,7 @@ def api_calls_with_code() -> list[dict[str, object]]:
 
 def http_statuses() -> dict[str, int]:
     """Codes of whole answers: those of DRF's exceptions and those that contimg/api writes."""
+    every_error()  # imports every module, and with it every exception that has a subclass there
     known: list[type[drf.APIException]] = [drf.APIException]
     for error in known:
         known += error.__subclasses__()
