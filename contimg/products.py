@@ -93,11 +93,11 @@ def workspace(owner: str = "") -> Iterator[Path]:
     Raises DiskFull in place of the operating system's ENOSPC or EDQUOT.
     """
     base = products_root() / WORK_FOLDER
-    with _full_disk_named():
+    with full_disk_named():
         base.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{database_tag()}-{owner or this_process()}-", dir=base))
     try:
-        with _full_disk_named():
+        with full_disk_named():
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +158,7 @@ def noted(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _full_disk_named() -> Iterator[None]:
+def full_disk_named() -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 from django.conf import settings
 from django.db import transaction
 
 from contimg.exceptions import ContimgError, InvalidInput, MissingProduct, NotReadable
-from contimg.products import digest, inside, product_path, publish, workspace
+from contimg.products import digest, full_disk_named, inside, product_path, publish, workspace
 from contimg.sky import healpix_index
 from images.models import Image
 from observations.models import DataRoot
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from images.engines.fits import FitsFacts
     from images.engines.imager import Imager
 
+log = structlog.get_logger(__name__)
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit")
 MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
 LONGEST_PATH = 500  # characters of the columns that hold one
@@ -37,6 +40,12 @@ class FileChanged(InvalidInput):
 
 class UnusableName(InvalidInput):
     code = "unusable_name"
+
+
+class Unreadable(InvalidInput):
+    """A library broke on the file in a way that nobody foresaw."""
+
+    code = "fits_unreadable"
 
 
 class NothingFound(InvalidInput):
@@ -99,22 +108,41 @@ def register_external(*, path: Path) -> Image:
     """Register one FITS file that contimg did not make; the same file with the same content gives the same row.
 
     A plain file stays where it is and its folder is recorded as a read-only root; a gzip file is expanded into the
-    products root. Raises the refusals of images.engines.fits, FileChanged, UnusableName and DiskFull.
+    products root. Raises the refusals of images.engines.fits, Unreadable, FileChanged, UnusableName and DiskFull.
     """
     from images.engines import fits
     from images.engines.preview import make_preview
 
     path = _storable(path)
     with workspace() as folder:
-        plain = fits.uncompressed(path, folder)
-        facts = fits.read_facts(plain)
+        with _failures_named(path):
+            plain = fits.uncompressed(path, folder)
+            facts = fits.read_facts(plain)
         recipe = digest("external", facts.checksum, str(path))
         known = Image.objects.filter(recipe=recipe).first()
         if known is not None:
             return known
         preview = folder / "preview.png"
-        make_preview(plain, preview, title=_name(path))
+        with _failures_named(path):
+            make_preview(plain, preview, title=_name(path))
         return _record_external(path=path, plain=plain, preview=preview, recipe=recipe, facts=facts)
+
+
+@contextlib.contextmanager
+def _failures_named(path: Path) -> Iterator[None]:
+    """Around the engines only, so that a database that fails still ends the command."""
+    try:
+        with full_disk_named():
+            yield
+    except ContimgError:
+        raise
+    # An edge as the worker's is: files come from anywhere, and what astropy, wcslib, numpy and matplotlib raise on them
+    # is of every family from ArithmeticError to MemoryError. One file must not take the others with it.
+    except Exception as error:
+        log.exception("fits_unreadable", file=path.name)
+        raise Unreadable(
+            f"{path.name} cannot be read ({type(error).__name__}); the log has the details, which are worth a report."
+        ) from error
 
 
 @transaction.atomic

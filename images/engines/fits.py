@@ -28,8 +28,9 @@ import astropy.units as u
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.io.fits.hdu.compressed._compression import CfitsioException
 from astropy.wcs import WCS, WcsError
-from astropy.wcs.utils import proj_plane_pixel_scales
+from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 
 from contimg.exceptions import InvalidInput, NotReadable
 from images.engines import fits_cards as cards
@@ -38,6 +39,15 @@ from images.engines.fits_cards import Beam
 BLOCK_PX = 4_000_000
 MEDIAN_PX = 16_000_000  # above this the median and MAD are of every k-th pixel: their error stays below 0.05 %
 MAD_TO_RMS = 1.4826  # of a normal distribution
+# Magnitudes between which sums, differences and ratios of float32 neither overflow nor vanish, and all flux densities.
+USUAL = (1e-30, 1e30)
+PIXEL_DEG = (1e-12, 180.0)  # beyond, no pixel is
+MAX_AXES = 999  # of the FITS standard, for axes and for columns
+# What astropy and wcslib are seen to raise on headers that contradict themselves (tests/images/test_odd_fits.py).
+_PARSING_FAILURES = (
+    fits.VerifyError, WcsError, CfitsioException, zlib.error, OSError, ArithmeticError, AssertionError,
+    AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 ImageHDU: TypeAlias = fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU
 GZIP_MAGIC, FITS_MAGIC = b"\x1f\x8b", b"SIMPLE  ="
 
@@ -78,6 +88,12 @@ class NoWcs(InvalidInput):
     """The image does not say where on the sky it is."""
 
     code = "fits_no_wcs"
+
+
+class OtherFrame(InvalidInput):
+    """A map of the Sun, a planet or the Earth, or of coordinates that astropy does not turn into ICRS."""
+
+    code = "fits_other_frame"
 
 
 class AllBlank(InvalidInput):
@@ -210,8 +226,8 @@ def read_facts(path: Path) -> FitsFacts:
             frequency_hz=frequency_hz,
             bandwidth_hz=bandwidth_hz,
             observed_at=cards.observed_at(plane.header, notes),
-            rms_jy_per_beam=None if factor is None or rms is None else rms * factor,
-            peak_jy_per_beam=None if factor is None else peak * factor,
+            rms_jy_per_beam=_in_jy_per_beam(rms, factor, "rms", notes),
+            peak_jy_per_beam=_in_jy_per_beam(peak, factor, "peak", notes),
             finite_fraction=finite_fraction,
             notes=tuple(notes),
         )
@@ -307,6 +323,7 @@ def _open_fits(path: Path, plain: Path) -> Iterator[fits.HDUList]:
     if start != FITS_MAGIC:
         raise NotFits(f"{path.name} is not a FITS file: it does not begin with SIMPLE.")
     with _parsing(path):
+        _refuse_endless_headers(path, plain)
         try:
             hdus = fits.open(plain, memmap=True, do_not_scale_image_data=True, uint=False)
         except OSError as error:
@@ -322,8 +339,25 @@ def _parsing(path: Path) -> Iterator[None]:
         warnings.simplefilter("ignore")  # astropy and wcslib repair and report much that is common in radio FITS
         try:
             yield
-        except (fits.VerifyError, KeyError, IndexError, TypeError, ValueError, OSError, WcsError) as error:
+        except _PARSING_FAILURES as error:
             raise Corrupt(f"{path.name} has a header that cannot be used ({_one_line(error)}).") from error
+
+
+def _refuse_endless_headers(path: Path, plain: Path) -> None:
+    """astropy looks for as many axes and columns as a header claims; for 2^31 of them that takes hours and all memory.
+
+    The headers are looked at one after the other, as far as they can be read; the rest is for `fits.open` to refuse.
+    """
+    with plain.open("rb") as file:
+        while True:
+            try:
+                header = fits.Header.fromfile(file, endcard=True)
+            except (EOFError, OSError, ValueError):
+                return
+            for keyword in ("NAXIS", "TFIELDS", "WCSAXES", "ZNAXIS"):
+                if not 0 <= (cards.number(header, keyword) or 0) <= MAX_AXES:
+                    raise Corrupt(f"{path.name} has a header with {keyword} = {header[keyword]}, which none has.")
+            file.seek(header.data_size_padded, os.SEEK_CUR)
 
 
 def _plane(path: Path, hdus: fits.HDUList, size_bytes: int) -> Plane:
@@ -357,7 +391,7 @@ def _one_line(error: Exception) -> str:
 
 def _image(path: Path, hdus: fits.HDUList) -> tuple[ImageHDU, fits.Header, list[str], tuple[int, int]]:
     """The first image with both sky axes: the primary, or an extension behind an empty primary."""
-    has_image = False
+    has_image, other = False, ""
     for hdu in hdus:
         if not hdu.is_image or len(hdu.shape) < 2 or 0 in hdu.shape:
             continue
@@ -366,22 +400,42 @@ def _image(path: Path, hdus: fits.HDUList) -> tuple[ImageHDU, fits.Header, list[
         sky_axes = cards.sky_axes(header)
         if sky_axes:
             return hdu, header, history, sky_axes
+        other = other or " and ".join(cards.axes_of_another_sky(header))
+    if other:
+        raise OtherFrame(
+            f"{path.name} is a map in {other}, which leads to no ICRS position; only right ascension and declination,"
+            " or galactic coordinates do."
+        )
     if has_image:
         raise NoWcs(f"{path.name} has no celestial WCS (CTYPE such as RA---SIN), so nobody knows what it shows.")
     raise NoImage(f"{path.name} holds no image of two or more axes.")
 
 
 def _wcs(path: Path, header: fits.Header, sky_axes: tuple[int, int]) -> WCS:
+    sky = cards.sky_header(header, sky_axes)
+    gaps = cards.gaps(sky, sky_axes)
+    if gaps:
+        raise NoWcs(f"{path.name} does not say where it is: {', '.join(gaps)} is missing or not a number.")
     try:
-        wcs = WCS(cards.sky_header(header, sky_axes))
+        wcs = WCS(sky)
         wcs.wcs_pix2world([[0.0, 0.0]], 0)  # computes what the constructor leaves for later
     except (WcsError, ValueError) as error:
         raise NoWcs(f"{path.name} has a WCS that cannot be computed ({_one_line(error)}).") from error
+    scales = proj_plane_pixel_scales(wcs)
+    if not ((scales >= PIXEL_DEG[0]) & (scales <= PIXEL_DEG[1])).all():
+        raise NoWcs(f"{path.name} has pixels of {scales[0]:g} x {scales[1]:g} degrees, which none are.")
+    try:
+        wcs_to_celestial_frame(wcs)
+    except ValueError as error:
+        frame = f"RADESYS {wcs.wcs.radesys!r} and EQUINOX {wcs.wcs.equinox:g}"
+        raise OtherFrame(f"{path.name} is in a frame that astropy does not turn into ICRS ({frame}).") from error
     return wcs
 
 
 def _celestial_view(data: np.ndarray, sky_axes: tuple[int, int]) -> np.ndarray:
     """(dec, ra) of the first frequency, Stokes and whatever else; FITS axis k is numpy axis NAXIS - k."""
+    if data is None or data.size == 0:  # the header's axes may not be what astropy makes of the data
+        raise ValueError("no data behind the header")
     longitude, latitude = (data.ndim - axis for axis in sky_axes)
     view = data[tuple(slice(None) if axis in (longitude, latitude) else 0 for axis in range(data.ndim))]
     return view if latitude < longitude else view.T
@@ -404,7 +458,8 @@ def _measure(path: Path, plane: Plane, notes: list[str]) -> tuple[float, float, 
         n_finite += int(finite.sum())
         peak = max(peak, float(block.max(initial=-math.inf, where=finite)))
         sample = block.ravel()[-offset % step :: step]
-        samples.append(sample[np.isfinite(sample)].astype(np.float32))
+        sample = sample[np.isfinite(sample)]
+        samples.append(sample.astype(np.float32) if is_usual(largest(sample)) else sample)
         offset += block.size
     if n_finite == 0:
         raise AllBlank(f"{path.name} has no finite pixel in its first plane: there is nothing to look at.")
@@ -414,10 +469,32 @@ def _measure(path: Path, plane: Plane, notes: list[str]) -> tuple[float, float, 
     return n_finite / n_pixels, peak, rms
 
 
+def _in_jy_per_beam(value: float | None, factor: float | None, what: str, notes: list[str]) -> float | None:
+    """None when the unit is not known, and for what no telescope measures and no database could divide."""
+    if value is None or factor is None:
+        return None
+    if not is_usual(value * factor):
+        notes.append(f"The {what} is {value:g}, which is no flux density; left out.")
+        return None
+    return value * factor
+
+
+def is_usual(magnitude: float) -> bool:
+    return magnitude == 0 or USUAL[0] <= abs(magnitude) <= USUAL[1]
+
+
+def largest(values: np.ndarray) -> float:
+    """The largest magnitude of finite values; 0 for no values."""
+    return max(float(values.max()), -float(values.min())) if values.size else 0.0
+
+
 def robust_rms(values: np.ndarray) -> float:
-    """1.4826 x the median absolute deviation from the median; 0 for no values."""
+    """1.4826 x the median absolute deviation from the median; 0 for no values, infinite beyond a float's range."""
     if values.size == 0:
         return 0.0
+    scale = largest(values)
+    if not is_usual(scale):
+        return robust_rms(values.astype(np.float64) / scale) * scale
     deviations = np.abs(values - np.median(values))
     return float(np.median(deviations)) * MAD_TO_RMS
 

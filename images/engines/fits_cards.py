@@ -61,33 +61,63 @@ def number(header: fits.Header, *keywords: str) -> float | None:
 
 
 # --- sky ----------------------------------------------------------------------------------------------------------
-_LONGITUDE, _LATITUDE = re.compile(r"(RA--|[A-Z]LON|[A-Z]{2}LN)-"), re.compile(r"(DEC-|[A-Z]LAT|[A-Z]{2}LT)-")
+# The systems that astropy really turns into ICRS. It takes ELON and HLON (ecliptic) for right ascension.
+_SYSTEMS = (("RA---", "DEC--"), ("GLON-", "GLAT-"))
+_OTHER_SYSTEM = re.compile(r"[A-FH-Z](LON|LAT)-|[A-Z]{2}L[NT]-")
 _AXIS_CARD = re.compile(r"(NAXIS|CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)(\d+)")
 _MATRIX_CARD = re.compile(r"(PC|CD)0*(\d+)_0*(\d+)")  # CASA writes PC01_01 too
 _PARAMETER_CARD = re.compile(r"(PV|PS)(\d+)_(\d+)")
+_NUMERIC_CARD = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)\d|(PC|CD)\d_\d")
 
 
 def sky_axes(header: fits.Header) -> tuple[int, int] | None:
     """The numbers (from 1) of the longitude and the latitude axis, of those that the data have."""
-    ctypes = {axis: str(header.get(f"CTYPE{axis}", "")).upper() for axis in range(1, header["NAXIS"] + 1)}
-    longitude = [axis for axis, ctype in ctypes.items() if _LONGITUDE.match(ctype)]
-    latitude = [axis for axis, ctype in ctypes.items() if _LATITUDE.match(ctype)]
-    return (longitude[0], latitude[0]) if longitude and latitude else None
+    ctypes = _ctypes(header)
+    for system in _SYSTEMS:
+        longitude, latitude = ([axis for axis, ctype in ctypes.items() if ctype.startswith(name)] for name in system)
+        if longitude and latitude:
+            return longitude[0], latitude[0]
+    return None
+
+
+def axes_of_another_sky(header: fits.Header) -> list[str]:
+    """The CTYPEs of longitudes and latitudes that lead to no ICRS position: on the Sun, a planet, the Earth."""
+    return [ctype for ctype in _ctypes(header).values() if _OTHER_SYSTEM.match(ctype)]
+
+
+def _ctypes(header: fits.Header) -> dict[int, str]:
+    return {axis: str(header.get(f"CTYPE{axis}", "")).upper() for axis in range(1, header["NAXIS"] + 1)}
 
 
 def sky_header(header: fits.Header, axes: tuple[int, int]) -> fits.Header:
     """A 2-D header of the two sky axes, longitude first, with all cards that belong to no axis.
 
     Made by renumbering cards and not by slicing a WCS of all axes: a frequency axis with CDELT 0, a CD matrix of the
-    sky axes alone or an unknown CUNIT make that one singular or invalid, and are common.
+    sky axes alone or an unknown CUNIT make that one singular or invalid, and are common. Strings that spell a number
+    become one: wcslib would pass over them.
     """
     number_of = {str(axis): number for number, axis in enumerate(axes, start=1)}
     out = fits.Header([("NAXIS", 2)])
     for key, value in header.items():
         renumbered = _renumbered(key, number_of)
         if renumbered:
-            out.append((renumbered, value), end=True)
+            parsed = number(header, key) if _NUMERIC_CARD.fullmatch(renumbered) else None
+            out.append((renumbered, value if parsed is None else parsed), end=True)
     return out
+
+
+def gaps(sky: fits.Header, axes: tuple[int, int]) -> list[str]:
+    """What a sky header lacks to say where the image is, or has as something that is not a number.
+
+    The standard has defaults (0, 0 and 1 degree), which nobody means and which put the image at an invented place.
+    """
+    lacking = []
+    for axis, original in enumerate(axes, start=1):
+        lacking += [f"{name}{original}" for name in ("CRVAL", "CRPIX") if number(sky, f"{name}{axis}") is None]
+        if number(sky, f"CDELT{axis}", f"CD{axis}_1", f"CD{axis}_2") is None:
+            lacking.append(f"CDELT{original}")
+    broken = [key for key in sky if _NUMERIC_CARD.fullmatch(key) and number(sky, key) is None]
+    return list(dict.fromkeys([*lacking, *broken]))
 
 
 def _renumbered(key: str, number_of: dict[str, int]) -> str | None:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
 
 from images.engines import fits_cards as cards
-from images.engines.fits import Plane, open_plane, robust_rms
+from images.engines.fits import USUAL, Plane, is_usual, largest, open_plane, robust_rms
 from images.engines.fits_cards import Beam
 
 LONGEST_SIDE_PX = 800  # about what the picture has on the page; images of twice that and more are squeezed
@@ -46,8 +46,9 @@ def make_preview(fits_path: Path, png_path: Path, title: str = "") -> None:
         unit, factor = _unit(plane, beam, notes)
         step = max(1, max(plane.width_px, plane.height_px) // LONGEST_SIDE_PX)
         rms = sampled_rms(plane, step)
-        pixels = decimated(plane, step, rms) * factor
-        rms *= factor
+        pixels, rms, power = _within_reach(decimated(plane, step, rms), rms)
+        unit = f"1e{power} {unit}" if power else unit
+        pixels, rms = pixels * factor, rms * factor
         figure, axes = _figure(plane)
         picture = _draw_pixels(axes, plane, pixels, step, rms)
         _draw_grid(axes, plane)
@@ -75,13 +76,29 @@ def decimated(plane: Plane, step: int, rms: float) -> np.ndarray:
     return np.concatenate([_squeezed(block, step, SOURCE_RMS * rms) for block in plane.blocks(multiple_of=step)])
 
 
+def _within_reach(pixels: np.ndarray, rms: float) -> tuple[np.ndarray, float, int]:
+    """Pixels and rms in powers of ten of their unit, and which power: matplotlib cannot draw what is near the ends of
+    a float's range. The power is 0 for usual images; a few huge pixels of one are put where the colours end anyway.
+    """
+    rms = rms if math.isfinite(rms) else 0.0
+    finite = np.isfinite(pixels)
+    highest = largest(pixels[finite])
+    power = 0 if is_usual(rms or highest) else max(math.floor(math.log10(rms or highest)), -300)
+    if power == 0 and is_usual(highest):
+        return pixels, rms, 0
+    with np.errstate(over="ignore"):
+        scaled = np.clip(pixels.astype(np.float64) / 10.0**power, -USUAL[1], USUAL[1])
+    return np.where(finite, scaled, np.nan), rms / 10.0**power, power
+
+
 def _squeezed(block: np.ndarray, step: int, source_level: float) -> np.ndarray:
     margins = [(0, -size % step) for size in block.shape]
     padded = np.pad(block, margins, constant_values=np.nan)
     tiles = padded.reshape(padded.shape[0] // step, step, padded.shape[1] // step, step)
     finite = np.isfinite(tiles)
     count = finite.sum(axis=(1, 3))
-    mean = np.where(count, np.where(finite, tiles, 0).sum(axis=(1, 3)) / np.maximum(count, 1), np.nan)
+    shares = np.where(finite, tiles, 0) / np.maximum(count, 1)[:, None, :, None]  # whose sum does not overflow
+    mean = np.where(count, shares.sum(axis=(1, 3)), np.nan)
     peak = tiles.max(axis=(1, 3), initial=-np.inf, where=finite)
     return np.where(peak > source_level, peak, mean)
 
@@ -123,6 +140,8 @@ def _draw_pixels(axes: WCSAxes, plane: Plane, pixels: np.ndarray, step: int, rms
 
 def _norm(pixels: np.ndarray, rms: float) -> ImageNormalize:
     finite = pixels[np.isfinite(pixels)]
+    if finite.size == 0:
+        return ImageNormalize(vmin=0.0, vmax=1.0)
     low, high = ZScaleInterval().get_limits(finite)
     brightest = float(finite.max())
     high = max(high, min(brightest, BRIGHTEST_RMS * rms) if rms else brightest)
