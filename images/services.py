@@ -150,10 +150,15 @@ def _record_external(*, path: Path, plain: Path, preview: Path, recipe: str, fac
     if plain == path:
         root, _ = DataRoot.objects.get_or_create(path=str(path.parent))
         stored = path.name
-        if Image.objects.filter(root=root, path=stored).exists():
-            raise FileChanged(f"{path.name} is registered with other content; give the new file another name.")
+        known = Image.objects.filter(root=root, path=stored)
     else:
-        root, stored = None, publish(plain, f"images/external/{recipe[:16]}.fits")
+        # Named for the place it is from, and above all for finding again what was registered from there.
+        root, place = None, f"images/external/{digest(str(path))[:16]}."
+        known = Image.objects.filter(root=None, path__gte=place, path__lt=f"{place}g", path__startswith=place)
+    if known.exists():
+        raise FileChanged(f"{path.name} is registered with other content; give the new file another name.")
+    if root is None:
+        stored = publish(plain, f"{place}fits")
     image, _ = Image.objects.get_or_create(
         recipe=recipe,
         defaults={

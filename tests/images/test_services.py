@@ -95,6 +95,21 @@ def test_a_registered_file_that_changed_is_refused_and_the_image_stays(archive):
     assert list(Image.objects.values_list("checksum", flat=True)) == [image.checksum]
 
 
+def test_a_registered_gzip_file_that_changed_is_refused_too(archive, products_root):
+    plain, packed = write(archive / "plain.fits"), archive / "field.fits.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    image = register_external(path=packed)
+    kept = products(products_root)
+    packed.write_bytes(gzip.compress(write(archive / "other.fits", sky(seed=2)).read_bytes()))
+    with pytest.raises(FileChanged, match="registered with other content"):
+        register_external(path=packed)
+    assert list(Image.objects.values_list("checksum", flat=True)) == [image.checksum]
+    assert products(products_root) == kept
+    elsewhere = archive / "elsewhere.fits.gz"
+    elsewhere.write_bytes(packed.read_bytes())
+    assert register_external(path=elsewhere) != image
+
+
 def test_a_new_date_is_not_new_content(archive):
     path = write(archive / "field.fits")
     image = register_external(path=path)
