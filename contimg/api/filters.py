@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from django_filters.fields import BaseCSVField
 from django_filters.rest_framework import BooleanFilter, DjangoFilterBackend, FilterSet, IsoDateTimeFilter
 from rest_framework.exceptions import ValidationError
 from rest_framework.filters import BaseFilterBackend
+from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -106,8 +108,8 @@ class ListFilter(FilterSet):
         return super().filter_for_lookup(field, lookup_type)
 
 
-class _ConePartFilter(NumberFilter):
-    """One of three numbers that mean something only together."""
+class PartFilter(NumberFilter):
+    """One of several numbers that mean something only together."""
 
     def filter(self, qs: QuerySet[Any], value: Any) -> QuerySet[Any]:
         return qs
@@ -134,9 +136,9 @@ _ALL_OF_CONE = "A cone search takes ra_deg, dec_deg and radius_deg together."
 class ConeFilter(ListFilter):
     """For resources with a position: nearest first, true great-circle distance."""
 
-    ra_deg = _ConePartFilter(min_value=0, max_value=360, help_text="ICRS [0, 360), centre of the cone.")
-    dec_deg = _ConePartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], centre of the cone.")
-    radius_deg = _ConePartFilter(min_value=0, max_value=MAX_RADIUS_DEG, help_text="(0, 10], radius of the cone.")
+    ra_deg = PartFilter(min_value=0, max_value=360, help_text="ICRS [0, 360), centre of the cone.")
+    dec_deg = PartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], centre of the cone.")
+    radius_deg = PartFilter(min_value=0, max_value=MAX_RADIUS_DEG, help_text="(0, 10], radius of the cone.")
 
     def get_form_class(self) -> type[forms.Form]:
         return type("ConeFilterForm", (ConeForm, super().get_form_class()), {})
@@ -152,14 +154,30 @@ class ConeFilter(ListFilter):
         return super().filter_queryset(queryset)
 
 
+def refuse_unknown(request: Request, valid: Iterable[str]) -> None:
+    """A parameter that means nothing here, or is given twice, of which one would be ignored."""
+    unknown = [name for name in request.query_params if name not in valid]
+    if unknown:
+        message = f"There is no such parameter here; there are {', '.join(sorted(valid))}."
+        raise ValidationError(dict.fromkeys(unknown, message), code="unknown_parameter")
+    repeated = [name for name, values in request.query_params.lists() if len(values) > 1]
+    if repeated:
+        message = "This parameter is given more than once; several choices are separated by commas."
+        raise ValidationError(dict.fromkeys(repeated, message), code="repeated_parameter")
+
+
 class Filtering(DjangoFilterBackend):
     def filter_queryset(self, request: Request, queryset: QuerySet[Any], view: APIView) -> QuerySet[Any]:
         filters = self.get_filterset_class(view, queryset).base_filters
-        valid = [*filters, "ordering", "format", *pagination.PARAMETERS]
-        unknown = [name for name in request.query_params if name not in valid]
-        if unknown:
-            message = f"This list has no such parameter; it has {', '.join(sorted(valid))}."
-            raise ValidationError(dict.fromkeys(unknown, message), code="unknown_parameter")
+        refuse_unknown(request, [*filters, "ordering", "format", *pagination.PARAMETERS])
+        # The form of the browsable page sends every field, also those that nobody filled in.
+        if not isinstance(request.accepted_renderer, BrowsableAPIRenderer):
+            empty = [
+                name for name in filters if name in request.query_params and not request.query_params[name].strip()
+            ]
+            if empty:
+                message = "There is nothing behind the sign =; leave the parameter out, or give it a value."
+                raise ValidationError(dict.fromkeys(empty, message), code="empty_parameter")
         return super().filter_queryset(request, queryset, view)
 
 

@@ -13,6 +13,8 @@ from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from contimg.api.filters import refuse_unknown
+
 
 class ReadOnlyResource(ReadOnlyModelViewSet):
     """`queryset` and `serializer_class` are of the list; `ordering` is its default among `orderings`.
@@ -25,6 +27,11 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     orderings: ClassVar[list[str]]
     ordering: ClassVar[str]
     required_scopes: ClassVar[Mapping[str, str]] = {}
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        if self.action == "retrieve":
+            refuse_unknown(request, ["format"])
 
     def get_queryset(self) -> QuerySet[Any]:
         return self.detail_queryset.all() if self.action == "retrieve" else super().get_queryset()

@@ -31,6 +31,39 @@ def test_an_unknown_parameter_is_refused_and_the_valid_ones_are_named(api):
         assert name in response.json()["detail"]
 
 
+@pytest.mark.django_db
+def test_a_detail_refuses_an_unknown_parameter_too(api):
+    url = f"{IMAGES}{ImageFactory().pk}/"
+    assert errors(api.get(url, {"foo": "1"})) == {"foo": "unknown_parameter"}
+    assert errors(api.get(url, {"format": ["json", "json"]})) == {"format": "repeated_parameter"}
+    for form in ("json", "api"):
+        assert api.get(url, {"format": form}).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("query", ["limit=1&limit=5", "kind=tile&kind=mosaic", "ordering=id&ordering=name"])
+def test_a_parameter_given_twice_is_refused(api, query):
+    assert errors(api.get(f"{IMAGES}?{query}")) == {query.split("=")[0]: "repeated_parameter"}
+
+
+@pytest.mark.parametrize("name", ["rms_jy_per_beam__lt", "kind", "is_current", "name", "ra_deg", "measurement_set"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_value_is_refused_and_not_ignored(api, name, value):
+    assert errors(api.get(IMAGES, {name: value})) == {name: "empty_parameter"}
+
+
+def test_an_empty_time_is_refused_too(api):
+    assert errors(api.get("/api/v1/calibration-tables/", {"valid_at": ""})) == {"valid_at": "empty_parameter"}
+
+
+@pytest.mark.django_db
+def test_the_form_of_the_browsable_page_may_leave_fields_empty(api):
+    image = ImageFactory()
+    page = api.get(IMAGES, {"kind": "tile", "grade": "", "rms_jy_per_beam__lt": "", "format": "api"})
+    assert page.status_code == 200
+    assert image.name in page.content.decode()
+
+
 def test_an_unknown_ordering_is_refused_and_the_valid_ones_are_named(api):
     for ordering in ("rms", "", "observed_at,id", "--observed_at", "path", "separation_deg"):
         response = api.get(IMAGES, {"ordering": ordering})
