@@ -118,16 +118,34 @@ def _without_dust(degrees: CombinedExpression | F) -> CombinedExpression:
     return degrees + Value(1.0) - Value(1.0)
 
 
+def offset_expressions(ra_deg: float, dec_deg: float) -> dict[str, models.ExpressionWrapper]:
+    """A point's orthographic offsets `east` and `north` of each row's position (Calabretta & Greisen 2002, eq. 54)."""
+    dra = Radians(_without_dust(Value(float(ra_deg)) - F("ra_deg")))
+    dec = Radians(_without_dust(F("dec_deg")))
+    sine, cosine = math.sin(math.radians(dec_deg)), math.cos(math.radians(dec_deg))
+    east = Value(cosine) * Sin(dra)
+    north = Value(sine) * Cos(dec) - Value(cosine) * Sin(dec) * Cos(dra)
+    return {
+        name: models.ExpressionWrapper(offset, output_field=models.FloatField())
+        for name, offset in (("east", east), ("north", north))
+    }
+
+
+def in_cells(ra_deg: float, dec_deg: float, radius_deg: float) -> Q:
+    """Whether a row's cell touches the cone."""
+    cells = Q()
+    for first, end in cone_ranges(ra_deg, dec_deg, radius_deg):
+        cells |= Q(healpix__gte=first, healpix__lt=end)
+    return cells
+
+
 class PositionQuerySet(models.QuerySet):
     """For models with `ra_deg`, `dec_deg` (ICRS) and `healpix`."""
 
     def within_cone(self, *, ra_deg: float, dec_deg: float, radius_deg: float) -> Self:
         """Rows within `radius_deg` by true great-circle distance, annotated `separation_deg`, nearest first."""
-        cells = Q()
-        for first, end in cone_ranges(ra_deg, dec_deg, radius_deg):
-            cells |= Q(healpix__gte=first, healpix__lt=end)
         return (
-            self.filter(cells)
+            self.filter(in_cells(ra_deg, dec_deg, radius_deg))
             .annotate(separation_deg=separation_expression(ra_deg, dec_deg))
             .filter(separation_deg__lte=radius_deg)
             .order_by("separation_deg", "id")

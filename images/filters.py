@@ -1,12 +1,20 @@
 from __future__ import annotations
 
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ChoicesFilter, ConeFilter, ListFilter
+from contimg.api.filters import (
+    BOUNDS,
+    NULLABLE_BOUNDS,
+    NULLABLE_RANGE,
+    RANGE,
+    ChoicesFilter,
+    CoversFilter,
+    ListFilter,
+)
 from contimg.models import Grade
 from images.models import Image
 from observations.models import Epoch
 
 
-class ImageFilter(ConeFilter):
+class ImageFilter(CoversFilter):
     kind = ChoicesFilter(choices=Image.Kind)
     grade = ChoicesFilter(choices=Grade)
     grade_source = ChoicesFilter(choices=Image.GradeSource)

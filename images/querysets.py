@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
-from django.db.models import F
+from django.db.models import F, Q, Value
 
 from contimg.querysets import current_assessments
-from contimg.sky import PositionQuerySet, separation_expression
+from contimg.sky import (
+    MAX_RADIUS_DEG,
+    PositionQuerySet,
+    in_cells,
+    offset_expressions,
+    separation_expression,
+)
+
+ARCSEC = math.radians(1 / 3600)
 
 
 class ImageQuerySet(PositionQuerySet):
@@ -24,6 +33,26 @@ class ImageQuerySet(PositionQuerySet):
         """Images whose circumscribed circle has the point; the pixels decide (images.services.covers)."""
         return self.annotate(separation_deg=separation_expression(ra_deg, dec_deg)).filter(
             separation_deg__lte=F("radius_deg")
+        )
+
+    def covering(self, *, ra_deg: float, dec_deg: float) -> Self:
+        """Images whose outline has the point, blank pixels included.
+
+        Ours are rectangles of RA---SIN with north up, so the point's offsets decide. How an external image is turned
+        is not stored: of those, all whose circumscribed circle has the point. Candidates are found by their cells, but
+        for the few that are larger than a cone may be.
+        """
+        offsets = offset_expressions(ra_deg, dec_deg)
+        half = {side: F(f"{side}_px") * F("pixel_arcsec") / 2.0 * Value(ARCSEC) for side in ("width", "height")}
+        inside = Q(east__gte=-half["width"], east__lte=half["width"], north__gte=-half["height"])
+        return (
+            self.filter(
+                Q(in_cells(ra_deg, dec_deg, MAX_RADIUS_DEG), radius_deg__lte=MAX_RADIUS_DEG)
+                | Q(radius_deg__gt=MAX_RADIUS_DEG)
+            )
+            .alias(from_centre=separation_expression(ra_deg, dec_deg), **offsets)
+            .filter(from_centre__lte=F("radius_deg"))
+            .filter(Q(kind="external") | (inside & Q(north__lte=half["height"])))
         )
 
     def latest_with_preview(self) -> Self:

@@ -154,6 +154,38 @@ class ConeFilter(ListFilter):
         return super().filter_queryset(queryset)
 
 
+class PointForm(forms.Form):
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        missing = [name for name in ("covers_ra_deg", "covers_dec_deg") if cleaned.get(name) is None]
+        if len(missing) == 1 and not self.errors.keys() & {"covers_ra_deg", "covers_dec_deg"}:
+            message = "A point takes covers_ra_deg and covers_dec_deg together."
+            self.add_error(missing[0], forms.ValidationError(message, code="incomplete_point"))
+        if cleaned.get("covers_ra_deg") == 360:
+            message = "A right ascension is below 360."
+            self.add_error("covers_ra_deg", forms.ValidationError(message, code="max_value"))
+        return cleaned
+
+
+class CoversFilter(ConeFilter):
+    """For resources with a footprint, whose queryset has `covering`."""
+
+    covers_ra_deg = PartFilter(
+        min_value=0, max_value=360, help_text="ICRS [0, 360), of a point that the image covers, blank pixels included."
+    )
+    covers_dec_deg = PartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], of that point.")
+
+    def get_form_class(self) -> type[forms.Form]:
+        return type("CoversFilterForm", (PointForm, super().get_form_class()), {})
+
+    def filter_queryset(self, queryset: Any) -> QuerySet[Any]:
+        values = self.form.cleaned_data
+        if values["covers_ra_deg"] is not None:
+            point = {"ra_deg": float(values["covers_ra_deg"]), "dec_deg": float(values["covers_dec_deg"])}
+            queryset = queryset.covering(**point)
+        return super().filter_queryset(queryset)
+
+
 def refuse_unknown(request: Request, valid: Iterable[str]) -> None:
     """A parameter that means nothing here, or is given twice, of which one would be ignored."""
     unknown = [name for name in request.query_params if name not in valid]

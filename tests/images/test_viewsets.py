@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import astropy.units as u
 import pytest
+from astropy.coordinates import SkyCoord
 
+from tests.contimg.api.test_filters import errors, ids
 from tests.factories import (
     AppliedTableFactory,
     AssessmentFactory,
@@ -152,3 +155,71 @@ def test_no_path_is_told(api):
     image = ImageFactory()
     for url in ("/api/v1/images/", f"/api/v1/images/{image.pk}/"):
         assert image.path not in api.get(url).content.decode()
+
+
+# --- the images that cover a point ------------------------------------------------------------------------------------
+IMAGES = "/api/v1/images/"
+SIDE = 1.0666  # half of the factory's 1280 pixels of 6 arcsec; its radius is 1.5
+
+
+def covering(api, ra_deg, dec_deg, /, **more):
+    return ids(api.get(IMAGES, {"covers_ra_deg": ra_deg % 360, "covers_dec_deg": dec_deg, **more}))
+
+
+def tile(ra_deg, dec_deg, **given):
+    return ImageFactory(ra_deg=ra_deg, dec_deg=dec_deg, **given)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("ra", "dec"), [(150.0, 0.0), (0.0, 16.0), (359.9, -40.0), (10.0, 80.0)])
+def test_a_tile_covers_what_is_inside_of_its_four_sides(api, ra, dec):
+    image = tile(ra, dec)
+    for x, y, inside in (
+        (0, 0, True), (0.99, 0, True), (-0.99, 0, True), (0, 0.99, True), (0, -0.99, True),
+        (1.01, 0, False), (-1.01, 0, False), (0, 1.01, False), (0, -1.01, False), (1.3, 0, False), (0, 1.35, False),
+    ):  # fmt: skip
+        point = SkyCoord(ra, dec, unit="deg").spherical_offsets_by(x * SIDE * u.deg, 0 * u.deg)
+        if y:
+            point = SkyCoord(ra, dec, unit="deg").spherical_offsets_by(0 * u.deg, y * SIDE * u.deg)
+        assert covering(api, point.ra.deg, point.dec.deg) == ([image.pk] if inside else []), (x, y)
+    assert covering(api, ra + 180, -dec) == []
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("pole", [90.0, -90.0])
+def test_a_tile_at_the_pole_covers_every_right_ascension(api, pole):
+    image = tile(0.0, pole)
+    near, beyond = pole * (1 - 1.0 / 90), pole * (1 - 1.2 / 90)
+    for ra in (0, 90, 180, 270, 359.999):
+        assert covering(api, ra, pole) == covering(api, ra, near) == [image.pk]
+        assert covering(api, ra, beyond) == []
+        assert covering(api, ra, -pole) == []
+
+
+@pytest.mark.django_db
+def test_of_an_external_image_the_circle_decides_however_large(api):
+    given = {"kind": "external", "measurement_set": None}
+    small, whole = tile(20.0, 0.0, **given), tile(200.0, 0.0, radius_deg=180.0, **given)
+    assert set(covering(api, 20.0, 1.49)) == {small.pk, whole.pk}
+    assert covering(api, 20.0, 1.51) == [whole.pk]
+
+
+@pytest.mark.django_db
+def test_images_that_cover_a_point_are_filtered_further_also_by_a_cone(api):
+    old, new = tile(20.0, 0.0), tile(20.5, 0.0)
+    assert covering(api, 20.0, 0.0, ordering="id", is_current="true") == [old.pk, new.pk]
+    assert covering(api, 20.0, 0.0, ra_deg=20.6, dec_deg=0, radius_deg=0.2) == [new.pk]
+
+
+@pytest.mark.parametrize(
+    ("point", "wrong"),
+    [
+        ({"covers_ra_deg": "10"}, {"covers_dec_deg": "incomplete_point"}),
+        ({"covers_dec_deg": "10"}, {"covers_ra_deg": "incomplete_point"}),
+        ({"covers_ra_deg": "360", "covers_dec_deg": "0"}, {"covers_ra_deg": "max_value"}),
+        ({"covers_ra_deg": "0", "covers_dec_deg": "90.1"}, {"covers_dec_deg": "max_value"}),
+        ({"covers_ra_deg": "x", "covers_dec_deg": "0"}, {"covers_ra_deg": "invalid"}),
+    ],
+)
+def test_a_point_outside_of_its_ranges_is_refused(api, point, wrong):
+    assert errors(api.get(IMAGES, point)) == wrong
