@@ -9,10 +9,17 @@ from contimg.models import Grade
 
 class CalibratorFilter(ConeFilter):
     name = CharFilter(lookup_expr="iexact")
+    transiting_at = TimeFilter(
+        method="filter_transiting_at",
+        help_text="Within the beam's half-power radius of the meridian at this time (UTC), at any declination.",
+    )
 
     class Meta:
         model = Calibrator
         fields = {"dec_deg": BOUNDS}
+
+    def filter_transiting_at(self, queryset, name, value):
+        return queryset.transiting(value)
 
 
 class CalibrationTableFilter(ListFilter):

@@ -9,11 +9,24 @@ from django.conf import settings
 from django.db import models
 
 from contimg.querysets import current_assessments
-from contimg.sky import PositionQuerySet
+from contimg.sky import PositionQuerySet, separation_expression
+
+HALF_POWER_RADIUS_DEG = 1.36  # of the dish's beam at 1.405 GHz (observations/engines/beam.py)
 
 
 class CalibratorQuerySet(PositionQuerySet):
-    pass
+    def transiting(self, when: datetime) -> Self:
+        """Those within the half-power radius of the beam of the meridian at a time, whatever their declination.
+
+        The meridian is a great circle: its points are 90 degrees from its pole (the east point of the horizon), and
+        those that culminate there above, not below, the celestial pole are within 90 of where it crosses the equator.
+        """
+        from observations.telescope import meridian_plane_icrs
+
+        pole, equator = meridian_plane_icrs(when)
+        return self.alias(from_pole=separation_expression(*pole), from_equator=separation_expression(*equator)).filter(
+            from_pole__range=(90 - HALF_POWER_RADIUS_DEG, 90 + HALF_POWER_RADIUS_DEG), from_equator__lte=90
+        )
 
 
 class CalibrationTableQuerySet(models.QuerySet):

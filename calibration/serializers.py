@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from calibration.models import CalibrationTable, Calibrator
+from calibration.services import next_transits
 from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
 from observations.serializers import MeasurementSetReferenceSerializer
 
@@ -20,8 +23,15 @@ class CalibratorDetailSerializer(CalibratorSerializer):
         child=serializers.FloatField(), help_text=Calibrator._meta.get_field("flux_coefficients").help_text
     )
 
+    next_transits = serializers.SerializerMethodField(help_text="Of the DSA-110's meridian, the next three, UTC.")
+
     class Meta(CalibratorSerializer.Meta):
-        fields = [*CalibratorSerializer.Meta.fields[:-1], "flux_coefficients"]
+        fields = [*CalibratorSerializer.Meta.fields[:-1], "flux_coefficients", "next_transits"]
+
+    @extend_schema_field(serializers.ListField(child=serializers.DateTimeField()))
+    def get_next_transits(self, calibrator: Calibrator) -> list[str]:
+        times = next_transits(calibrator=calibrator, after=timezone.now())
+        return [serializers.DateTimeField().to_representation(time) for time in times]
 
 
 class CalibrationTableSerializer(FactsSerializer):

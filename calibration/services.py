@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +119,17 @@ def calibrator_model(calibrator: Calibrator) -> CalibratorModel:
         dec_deg=calibrator.dec_deg,
         flux_coefficients=tuple(calibrator.flux_coefficients),
     )
+
+
+def next_transits(*, calibrator: Calibrator, after: datetime) -> list[datetime]:
+    """The next three times at which it crosses the meridian, in the middle of the tile that could be solved on it."""
+    from observations.telescope import SIDEREAL_DAY_S, next_transit
+
+    times = [next_transit(calibrator.ra_deg, calibrator.dec_deg, after)]
+    for _ in range(2):  # begun an hour before: a transit seen a second early must not be found again
+        soon = times[-1] + timedelta(seconds=SIDEREAL_DAY_S - 3600)
+        times.append(next_transit(calibrator.ra_deg, calibrator.dec_deg, soon))
+    return times
 
 
 def calibrators_in(*, measurement_set: MeasurementSet) -> list[CalibratorMatch]:

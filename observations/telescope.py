@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import astropy.units as u
 import numpy as np
@@ -22,6 +22,7 @@ LATITUDE_DEG = 37.2339
 LONGITUDE_DEG = -118.2817
 HEIGHT_M = 1222.0
 DISH_DIAMETER_M = 4.65
+SIDEREAL_DAY_S = 86_164.0905
 INTEGRATION_S = 12.885
 N_INTEGRATIONS = 24
 CHANNEL_WIDTH_HZ = 187.5e6 / 768
@@ -56,6 +57,27 @@ def meridian_icrs(
     frame = AltAz(obstime=Time(list(mid_times)), location=location())
     icrs = SkyCoord(az=azimuth * u.deg, alt=elevation * u.deg, frame=frame).transform_to(ICRS())
     return icrs.ra.deg % 360.0, icrs.dec.deg
+
+
+def meridian_plane_icrs(time: datetime) -> tuple[tuple[float, float], tuple[float, float]]:
+    """ICRS (ra_deg, dec_deg) of the meridian's pole in the east, and of where the meridian crosses the equator."""
+    ra, dec = (np.radians(angle) for angle in meridian_icrs([time, time], [0.0, LATITUDE_DEG]))
+    equator, zenith = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
+    east = np.cross(zenith, equator) * -1.0
+    east /= np.linalg.norm(east)
+    pole = float(np.degrees(np.arctan2(east[1], east[0])) % 360.0), float(np.degrees(np.arcsin(east[2])))
+    return pole, (float(np.degrees(ra[0]) % 360.0), float(np.degrees(dec[0])))
+
+
+def next_transit(ra_deg: float, dec_deg: float, after: datetime) -> datetime:
+    """When an ICRS position next crosses the meridian (above the celestial pole), to the second."""
+    time, apparent_dec_deg = after, dec_deg
+    for _ in range(3):  # the second and third are of seconds: the meridian's ICRS position depends on the time
+        ra, dec = (float(angle[0]) for angle in meridian_icrs([time], [apparent_dec_deg]))
+        ahead_deg = (ra_deg - ra) % 360.0 if time is after else (ra_deg - ra + 180.0) % 360.0 - 180.0
+        time += timedelta(seconds=ahead_deg / 360.0 * SIDEREAL_DAY_S)
+        apparent_dec_deg = min(90.0, max(-90.0, apparent_dec_deg + dec_deg - dec))
+    return time.replace(microsecond=0)
 
 
 def local_sidereal_time_h(time: datetime) -> float:
