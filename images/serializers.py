@@ -9,6 +9,7 @@ from rest_framework.reverse import reverse
 from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
 from contimg.models import Grade
 from images.models import Image
+from images.services import celestial_cards
 from observations.models import Epoch
 from observations.serializers import AppliedTableSerializer
 
@@ -40,14 +41,28 @@ class ImageDetailSerializer(ImageSerializer):
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
     mosaic_tiles = MosaicTileSerializer(many=True, help_text="Empty for what is no mosaic.")
     assessment = VerdictSerializer(allow_null=True)
+    wcs = serializers.SerializerMethodField(
+        help_text="The cards of the FITS header that say where the image is (`ctype1`, `crval1`, ...); null where the"
+        " file is gone, or says it only behind its first header."
+    )
     links = serializers.SerializerMethodField()
 
     class Meta(ImageSerializer.Meta):
         fields = [
             *ImageSerializer.Meta.fields[:-1], "unit", "radius_deg", "thermal_rms_jy_per_beam", "finite_fraction",
-            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "metrics", "engine",
+            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "wcs", "metrics", "engine",
             "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
         ]  # fmt: skip
+
+    @extend_schema_field(
+        {
+            "type": "object",
+            "nullable": True,
+            "additionalProperties": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+        }
+    )
+    def get_wcs(self, image: Image) -> dict[str, str | float] | None:
+        return celestial_cards(image=image)
 
     @extend_schema_field({"type": "object", "additionalProperties": {"type": "string", "format": "uri"}})
     def get_links(self, image: Image) -> dict[str, str]:

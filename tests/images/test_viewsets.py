@@ -3,6 +3,7 @@ from __future__ import annotations
 import astropy.units as u
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits as astropy_fits
 
 from tests.contimg.api.test_filters import errors, ids
 from tests.factories import (
@@ -12,6 +13,7 @@ from tests.factories import (
     FindingFactory,
     ImageFactory,
 )
+from tests.images import radio_fits
 
 CONTENT = bytes(range(256)) * 10
 SIZE = len(CONTENT)
@@ -223,3 +225,23 @@ def test_images_that_cover_a_point_are_filtered_further_also_by_a_cone(api):
 )
 def test_a_point_outside_of_its_ranges_is_refused(api, point, wrong):
     assert errors(api.get(IMAGES, point)) == wrong
+
+
+# --- the celestial header ---------------------------------------------------------------------------------------------
+@pytest.mark.django_db
+def test_the_detail_has_the_celestial_cards_of_the_file(api, products_root):
+    history = [f"line {n}" for n in range(200)]
+    written = radio_fits.write(products_root / "tile.fits", history=history, RADESYS="ICRS", EQUINOX=2000.0, PC1_2=0.5)
+    wcs = api.get(f"{IMAGES}{ImageFactory(path=written.name).pk}/").json()["wcs"]
+    header = astropy_fits.getheader(written)
+    assert wcs == {
+        keyword.lower(): header[keyword] for keyword in (*radio_fits.celestial_cards(), "RADESYS", "EQUINOX", "PC1_2")
+    }
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("content", [b"", b"SIMPLE", bytes(range(256)) * 50, b"CRVAL1  = 1".ljust(80) * 36])
+def test_a_file_without_a_celestial_header_has_no_wcs(api, products_root, content):
+    (products_root / "odd.fits").write_bytes(content)
+    for path in ("odd.fits", "gone.fits", "../outside.fits"):
+        assert api.get(f"{IMAGES}{ImageFactory(path=path).pk}/").json()["wcs"] is None
