@@ -17,7 +17,6 @@ from django.db import transaction
 from contimg.exceptions import EngineFailed
 from contimg.products import digest, publish, size_bytes
 from contimg.sky import healpix_index
-from observations.grouping import duplicate_subbands, missing_subbands
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup, name_files, names_of
 
 if TYPE_CHECKING:
@@ -62,6 +61,7 @@ def _recipe(files: Sequence[SubbandFile]) -> str:
 def make_measurement_set(*, group: SubbandGroup, folder: Path) -> Conversion:
     """Write `folder/raw.ms`. Raises GroupOverfull and GroupIncomplete, and the converter's errors."""
     from observations.engines.converter import convert
+    from observations.grouping import missing_subbands
 
     files = _files_of(group)
     _refuse_unprocessable(group, files)
@@ -80,6 +80,8 @@ def _subbands(files: Sequence[SubbandFile]) -> list[int]:
 
 
 def _refuse_unprocessable(group: SubbandGroup, files: Sequence[SubbandFile]) -> None:
+    from observations.grouping import duplicate_subbands
+
     subbands = _subbands(files)
     if repeated := duplicate_subbands(subbands):
         twice = ", ".join(f"sb{number:02d}" for number in repeated)
