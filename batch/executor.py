@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -70,9 +70,12 @@ class Executor:
     stop_at: float | None = None  # by the monotonic clock: until then the running item may finish
     _child: _Child | None = None
     _worker: str = field(default_factory=this_process)
+    _unwell_until: float = 0.0
 
     def run_next(self) -> bool:
-        """Claim the best item and run it to its end; False when there is none to claim."""
+        """Claim the best item and run it to its end; False when there is none to claim, or this machine is unwell."""
+        if time.monotonic() < self._unwell_until:
+            return False
         held = transitions.claim(
             worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch
         )
@@ -105,6 +108,8 @@ class Executor:
         except LeaseLost as error:
             self._abandon(held)
             log.warning("lease_lost", detail=str(error))
+        except OSError as error:
+            self._hand_back_unwell(held, error)
         except DatabaseError:
             self.close()  # what it answers late would be taken for the end of the next item
             raise
@@ -112,8 +117,18 @@ class Executor:
             if not is_settled:
                 transitions.settle(held)
 
+    def _hand_back_unwell(self, held: Claim, error: OSError) -> None:
+        """This machine cannot work (a disk that is away or full, no more processes), which is not the item's doing."""
+        self._unwell_until = time.monotonic() + DISK_WAIT_S
+        detail = f"The worker {self._worker} cannot work now: {error}. It tries again in {DISK_WAIT_S:.0f} s."
+        log.error("worker_unwell", detail=detail)
+        self._abandon(held)
+        with contextlib.suppress(LeaseLost):
+            transitions.hand_back(held, code="worker_unwell", detail=detail, wait_s=DISK_WAIT_S)
+
     def _may_fill_the_disk(self, held: Claim) -> bool:
-        """Reserve what the stage will need; without enough room the item goes back and waits."""
+        """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
+        free = psutil.disk_usage(str(products_root())).free  # first of all: a root that is away is not made anew
         item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
         try:
             needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))
@@ -123,8 +138,6 @@ class Executor:
             return True
         transitions.reserve(held, needed)
         reserved = Item.objects.running().aggregate(total=Sum("reserved_bytes"))["total"] or 0
-        products_root().mkdir(parents=True, exist_ok=True)
-        free = psutil.disk_usage(str(products_root())).free
         if reserved + DISK_RESERVE_BYTES <= free:
             return True
         room = f"{free / 1e9:.1f} GB are free and {(reserved - needed) / 1e9:.1f} GB of them promised"
@@ -341,16 +354,18 @@ class _Child:
 
     @contextlib.contextmanager
     def logging_to(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as self._log:
+        """What it says meanwhile goes there; work goes on without its log where the log's disk is full or away."""
+        with contextlib.ExitStack() as stack:
             self._logged_bytes = 0
+            with _without_log(self):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._log = stack.enter_context(path.open("wb", buffering=0))
             try:
                 yield
             finally:
                 self._worked_s += self.item_s()
                 self._drain_log()
-                self._log.flush()
-        self._log = None
+                self._log = None
 
     def _drain_log(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -363,10 +378,10 @@ class _Child:
         self._logged_bytes += len(data)
         if self._log is None or room < 0:
             return
-        self._log.write(data[:room])
-        if len(data) > room:
-            self._log.write(b"\n[the log is cut here: it reached its limit]\n")
-        self._log.flush()
+        with _without_log(self):
+            self._log.write(data[:room])
+            if len(data) > room:
+                self._log.write(b"\n[the log is cut here: it reached its limit]\n")
 
     def kill(self) -> int:
         """The whole group: asked, then made to. Returns how the child ended; may be called again."""
@@ -388,6 +403,15 @@ class _Child:
                 pipe.close()
         self._selector.close()
         return self.exit_code
+
+
+@contextlib.contextmanager
+def _without_log(child: _Child) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.warning("attempt_log_lost", detail=str(error))
+        child._log = None
 
 
 def _thread_limits() -> dict[str, str]:

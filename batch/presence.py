@@ -12,14 +12,18 @@ from django.db.models.functions import Now
 
 from batch.models import Worker
 from contimg.products import require_writable_roots, this_process
+from observations.models import MeasurementSet
 
 log = structlog.get_logger(__name__)
 
 
 @contextmanager
 def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
-    """This process is listed with so many processes of its own meanwhile; gives its heartbeat. Raises NotWritable."""
-    require_writable_roots()
+    """This process is listed with so many processes of its own meanwhile; gives its heartbeat.
+
+    Raises NotWritable and ProductsAway.
+    """
+    require_writable_roots(holds_products=MeasurementSet.objects.exists())
     name = this_process()
     worker, _ = Worker.objects.update_or_create(
         name=name,

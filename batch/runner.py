@@ -15,7 +15,7 @@ from django.db import DatabaseError, close_old_connections, connection
 
 from batch import transitions
 from batch.executor import Executor, record_ending
-from batch.models import Batch, Item
+from batch.models import Batch
 from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
 from batch.work import run
@@ -78,7 +78,7 @@ class Crew:
                     if executor.run_next():
                         continue
                     if self._batch is not None and not _has_more(self._batch):
-                        return
+                        return  # a thread that ends does not come back
                 except DatabaseError as error:
                     log.warning("database_away", detail=str(error).strip())
                     close_old_connections()
@@ -124,4 +124,6 @@ def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
 
 
 def _has_more(batch: Batch) -> bool:
-    return Item.objects.filter(batch=batch, state__in=["ready", "running"]).exists()
+    """Whether an item is ready or running, or would be, had he who ended the one before it got round to looking."""
+    open_now = batch.items.filter(state__in=["ready", "running"])
+    return open_now.exists() or bool(transitions.settle_all(batch.items.all())) or open_now.exists()

@@ -79,9 +79,10 @@ def _hours(opened: Iterable[Batch]) -> float | None:
 
 
 def _disk(now: datetime) -> dict[str, Any]:
-    """Free bytes under the products root, and the hours until they are used up at the pace of the last day."""
+    """Free bytes under the products root (None: it is not there), and the hours they last at the last day's pace."""
     root = products_root()
-    root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        return {"free_bytes": None, "hours": None}
     free = psutil.disk_usage(str(root)).free
     made = [
         model._default_manager.filter(created_at__gte=now - DAY).aggregate(n=Sum("size_bytes"))["n"] or 0

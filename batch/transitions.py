@@ -1,12 +1,13 @@
 """Every change of an item's state: conditional UPDATEs whose row count is checked, with the batch's counts beside them.
 
-Times come from the database's clock, which all machines share. Items are always changed before their batch, so two
-transactions never wait for each other.
+Times come from the database's clock, which all machines share. A transaction changes all of its items, many in the
+order of their keys, before the first batch: so two transactions never wait for each other.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +30,7 @@ WAITING_FOR_CALIBRATION = "waiting_for_calibration"
 WAITING_FOR_TILES = "waiting_for_tiles"
 CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
 STOPPED = ("cancelled", "Stopped on request.")
+CLAIM_TRIES = 3
 BACKOFF_S = 10.0
 MAX_BACKOFF_S = 600.0
 
@@ -76,11 +78,13 @@ def claim(*, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | 
     items = Item.objects.claimable(stages).exclude(stage__in=paused)
     if batch is not None:
         items = items.filter(batch=batch)
-    try:
-        with transaction.atomic():
-            return _claim_first(items, worker, host)
-    except IntegrityError:  # somebody began to write to the same thing in this moment; the next look sees it
-        return None
+    for _ in range(CLAIM_TRIES):
+        try:
+            with transaction.atomic():
+                return _claim_first(items, worker, host)
+        except IntegrityError:  # somebody began to write to the same thing in this moment; the next look sees it
+            continue
+    return None
 
 
 def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
@@ -243,9 +247,10 @@ def settle(held: Claim) -> None:
             release_mosaics(mosaics.filter(epoch__in=epochs))
 
 
-def settle_all() -> int:
-    n = release(Item.objects.all()) + _end_orphaned(Item.objects.all())
-    return n + release_mosaics(Item.objects.all())
+def settle_all(items: ItemQuerySet | None = None) -> int:
+    """What became free, or ended, without anybody having looked, among these items or all."""
+    chosen = Item.objects.all() if items is None else items
+    return release(chosen) + _end_orphaned(chosen) + release_mosaics(chosen)
 
 
 def release(items: ItemQuerySet) -> int:
@@ -256,13 +261,20 @@ def release(items: ItemQuerySet) -> int:
     those that wait for calibration): a verdict and a new source depend on the sources that are known. So the results
     of a batch do not depend on how many workers ran it, nor in which order.
     """
+    with transaction.atomic():
+        moves = _Moves()
+        moves.touch(_free(items), State.WAITING, State.READY)
+        return moves.count()
+
+
+def _free(items: ItemQuerySet) -> ItemQuerySet:
     calibrating = Item.objects.unended().filter(batch=OuterRef("batch"), stage__in=CALIBRATING)
     measuring = (
         Item.objects.unended()
         .filter(batch=OuterRef("batch"), stage=StageName.PHOTOMETRY, after__lt=OuterRef("pk"))
         .exclude(after__after__after__error_code=WAITING_FOR_CALIBRATION)
     )
-    free = (
+    return (
         items.waiting()
         .exclude(stage=StageName.MOSAIC)
         .filter(error_code="")
@@ -270,7 +282,6 @@ def release(items: ItemQuerySet) -> int:
         .filter(~Q(stage=StageName.APPLY) | ~Exists(calibrating))
         .filter(~Q(stage=StageName.ASSESS) | Q(after=None) | ~Exists(measuring))
     )
-    return _move_all(free, State.READY)
 
 
 def release_mosaics(items: ItemQuerySet) -> int:
@@ -278,18 +289,24 @@ def release_mosaics(items: ItemQuerySet) -> int:
 
     The others say what they wait for.
     """
+    if not items.waiting_mosaics().exists():
+        return 0
+    with transaction.atomic():
+        moves = _Moves()
+        moves.touch(_free_mosaics(items), State.WAITING, State.READY, error_code="", error_detail="")
+        return moves.count()
+
+
+def _free_mosaics(items: ItemQuerySet) -> ItemQuerySet:
     waiting = list(items.waiting_mosaics().select_related("epoch").order_by("pk"))
     opened = open_tiles([item.epoch for item in waiting if item.epoch is not None])
-    free = [item.pk for item in waiting if item.epoch_id not in opened]
     for item in waiting:
         detail = opened.get(item.epoch_id or 0, "")
         if detail and detail != item.error_detail:
             Item.objects.waiting().filter(pk=item.pk).update(
                 error_code=WAITING_FOR_TILES, error_detail=detail, changed_at=Now()
             )
-    if not free:
-        return 0
-    return _move_all(Item.objects.filter(pk__in=free), State.READY, error_code="", error_detail="")
+    return Item.objects.filter(pk__in=[item.pk for item in waiting if item.epoch_id not in opened])
 
 
 def open_tiles(epochs: Iterable[Epoch]) -> dict[int, str]:
@@ -318,22 +335,20 @@ def open_tiles(epochs: Iterable[Epoch]) -> dict[int, str]:
 
 def release_calibrated(items: ItemQuerySet) -> int:
     """Tables have come: those that waited for some look again."""
-    return _move_all(items.waiting_for_calibration(), State.READY, error_code="", error_detail="")
+    with transaction.atomic():
+        moves = _Moves()
+        moves.touch(
+            items.waiting_for_calibration(), State.WAITING, State.READY, error_code="", error_detail=""
+        )  # fmt: skip
+        return moves.count()
 
 
 def _end_orphaned(items: ItemQuerySet) -> int:
     """Waiting items among these whose predecessor ended without success end too, and theirs with them."""
-    n = 0
-    for _ in StageName:  # no chain is longer
-        moved = sum(
-            _move_all(items.filter(after__state=ended), state, error_code=code, error_detail=detail, finished_at=Now())
-            for ended, state, code, detail in ORPHANED
-        )
-        if not moved:
-            break
-        n += moved
-        items = Item.objects.filter(after__in=items.order_by().values("pk"))
-    return n
+    with transaction.atomic():
+        moves = _Moves()
+        moves.touch_orphaned(items)
+        return moves.count()
 
 
 ORPHANED = (
@@ -343,35 +358,58 @@ ORPHANED = (
 )
 
 
-def _move_all(items: ItemQuerySet, to: State, **changes: Any) -> int:
-    with transaction.atomic():
-        return _move_each(items, State.WAITING, to, **changes)
+class _Moves:
+    """Items moved in one transaction. Their batches' counts follow when all have been."""
 
+    def __init__(self) -> None:
+        self._moved: Counter[tuple[int, State, State]] = Counter()
 
-def _move_each(items: ItemQuerySet, before: State, to: State, **changes: Any) -> int:
-    """Those of the items that are in a state, to another, with their batches' counts."""
-    n = 0
-    chosen = items.filter(state=before).order_by()
-    for batch_id in sorted(set(chosen.values_list("batch_id", flat=True).distinct())):
-        keys = chosen.filter(batch_id=batch_id).values("pk")
-        moved = Item.objects.filter(pk__in=keys, state=before).update(state=to, changed_at=Now(), **changes)
-        if moved:
-            _count(batch_id, before, to, moved)
-        n += moved
-    return n
+    def touch(self, items: ItemQuerySet, before: State, to: State, **changes: Any) -> int:
+        """Those of the items that are in a state, to another."""
+        chosen = Item.objects.filter(pk__in=items.filter(state=before).order_by().values("pk"))
+        locked = chosen.select_for_update().order_by("pk").values_list("pk", "batch_id")
+        keys: dict[int, list[int]] = {}
+        for pk, batch_id in locked:
+            keys.setdefault(batch_id, []).append(pk)
+        n = 0
+        for batch_id, of_batch in keys.items():
+            moved = Item.objects.filter(pk__in=of_batch, state=before).update(state=to, changed_at=Now(), **changes)
+            self._moved[batch_id, before, to] += moved
+            n += moved
+        return n
+
+    def touch_orphaned(self, items: ItemQuerySet) -> None:
+        for _ in StageName:  # no chain is longer
+            moved = sum(
+                self.touch(
+                    items.filter(after__state=ended), State.WAITING, state, error_code=code, error_detail=detail,
+                    finished_at=Now(),
+                )
+                for ended, state, code, detail in ORPHANED
+            )  # fmt: skip
+            if not moved:
+                break
+            items = Item.objects.filter(after__in=items.order_by().values("pk"))
+
+    def count(self) -> int:
+        """Returns how many items have moved."""
+        for (batch_id, before, to), n in sorted(self._moved.items()):
+            if n:
+                _count(batch_id, before, to, n)
+        return self._moved.total()
 
 
 # --- a person's side ---------------------------------------------------------------------------------------------
 def cancel(items: ItemQuerySet) -> int:
     """Waiting and ready ones end here; running ones are asked to, and their workers stop them. Returns how many."""
+    over = {"error_code": "cancelled", "error_detail": "Cancelled before it ran.", "finished_at": Now()}
     with transaction.atomic():
+        moves = _Moves()
         n = items.running().filter(cancel_requested_at=None).update(cancel_requested_at=Now(), changed_at=Now())
         for state in (State.WAITING, State.READY):
-            n += _move_each(
-                items, state, State.CANCELLED, error_code="cancelled", error_detail="Cancelled before it ran.",
-                finished_at=Now(),
-            )  # fmt: skip
-    _end_orphaned(Item.objects.filter(after__in=items.filter(state=State.CANCELLED).order_by().values("pk")))
+            n += moves.touch(items, state, State.CANCELLED, **over)
+        moves.touch_orphaned(Item.objects.filter(after__in=items.filter(state=State.CANCELLED).order_by().values("pk")))
+        moves.count()
     return n
 
 
@@ -379,17 +417,19 @@ def retry(items: ItemQuerySet) -> int:
     """What failed, was cancelled or is quarantined is to be tried again, with all that was to follow it."""
     n = 0
     with transaction.atomic():
+        moves = _Moves()
         again = items.filter(state__in=UNFINISHED)
         while keys := list(again.values_list("pk", flat=True)):
             chosen = Item.objects.filter(pk__in=keys)
             for state in UNFINISHED:
-                n += _move_each(
+                n += moves.touch(
                     chosen, state, State.WAITING, error_code="", error_detail="", finished_at=None, not_before=None,
                     cancel_requested_at=None, tries_from=F("attempt"),
                 )  # fmt: skip
             again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
-        release(items)
-        release_mosaics(items)
+        moves.touch(_free(items), State.WAITING, State.READY)
+        moves.touch(_free_mosaics(items), State.WAITING, State.READY, error_code="", error_detail="")
+        moves.count()
     return n
 
 

@@ -66,7 +66,7 @@ CHOICES = {
 
 
 def register_checks() -> None:
-    for check in (unknown_names, unparsable, out_of_range, unknown_choices, imager_binary, courier, folders):
+    for check in (unknown_names, unparsable, out_of_range, unknown_choices, leases, imager_binary, courier, folders):
         register(check, "contimg")
 
 
@@ -119,6 +119,19 @@ def unknown_choices(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         )
         for name, valid in CHOICES.items()
         if getattr(settings, name) not in valid
+    ]
+
+
+def leases(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    if settings.CONTIMG_SWEEP_S < settings.CONTIMG_LEASE_S:
+        return []
+    return [
+        Error(
+            f"CONTIMG_SWEEP_S is {settings.CONTIMG_SWEEP_S:g} and CONTIMG_LEASE_S {settings.CONTIMG_LEASE_S:g}: a "
+            "lease would be over before it began.",
+            hint="Set CONTIMG_LEASE_S to several times CONTIMG_SWEEP_S.",
+            id="contimg.E006",
+        )
     ]
 
 

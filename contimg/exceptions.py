@@ -32,6 +32,13 @@ class NotWritable(ContimgError):
     status = 503
 
 
+class ProductsAway(ContimgError):
+    """The database names products and their root is empty or missing."""
+
+    code = "products_away"
+    status = 503
+
+
 class OutsideRoot(InvalidInput):
     """A path that leaves the folder it was promised to be in."""
 

@@ -31,7 +31,7 @@ import psutil
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot
+from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 
 WORK_FOLDER = ".work"
 JOURNAL = ".journal"
@@ -79,8 +79,17 @@ def require_writable(folder: Path, *, named_by: str) -> None:
         ) from error
 
 
-def require_writable_roots() -> None:
-    """What every worker writes to."""
+def require_writable_roots(*, holds_products: bool) -> None:
+    """What every worker writes to. Raises NotWritable, and ProductsAway where products should be and nothing is.
+
+    An unmounted disk leaves an empty folder, or none, in which a night would silently be made anew.
+    """
+    root = products_root()
+    if holds_products and not (root / WORK_FOLDER).is_dir():
+        raise ProductsAway(
+            f"The products root {root} has nothing of ours in it, and the database names products there; is its disk "
+            f"mounted? If they are lost for good, `mkdir -p {root / WORK_FOLDER}` has them made anew."
+        )
     for setting in ("CONTIMG_PRODUCTS_ROOT", "CONTIMG_LOG_DIR"):
         require_writable(Path(getattr(settings, setting)), named_by=setting)
 
@@ -104,14 +113,18 @@ def workspace(owner: str = "") -> Iterator[Path]:
 
 
 def this_process() -> str:
-    """Tells this process from every other, also on other machines and after its number was given to another."""
-    return f"{socket.gethostname()}.{os.getpid()}.{_begun(os.getpid())}"
+    """Tells this process from every other, also on other machines and after its number was given to another.
+
+    Machines need host names of their own; containers that share one have process numbers of their own.
+    """
+    return f"{socket.gethostname()}.{os.getpid()}.{_begun(os.getpid())}_{_number_space()}"
 
 
 def is_gone(process: str) -> bool:
-    """Whether the process of that name has ended. One on another machine is not known to have."""
-    host, pid, begun = process.rsplit(".", 2)
-    if host != socket.gethostname():
+    """Whether the process of that name has ended. One on another machine, or in another container, is not known to."""
+    host, pid, born = process.rsplit(".", 2)
+    begun, _, number_space = born.rpartition("_")
+    if host != socket.gethostname() or (begun and number_space != _number_space()):
         return False
     try:
         return _begun(int(pid)) != begun or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
@@ -126,6 +139,11 @@ def _begun(pid: int) -> str:
     """
     ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]  # field 22 of proc_pid_stat(5)
     return f"{ticks}_{Path('/proc/sys/kernel/random/boot_id').read_text()[:8]}"
+
+
+def _number_space() -> str:
+    """In which process numbers count: 4026531836 where there are no containers."""
+    return re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
 
 
 def work_folders(owner: str = "*") -> list[Path]:

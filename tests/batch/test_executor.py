@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -243,6 +244,36 @@ def test_without_room_on_the_disk_an_item_waits_and_says_how_much_it_needs(execu
     assert "needs 1000000.0 GB" in poor.error_detail
     assert poor.not_before is not None
     assert recorded(rich) == 1
+
+
+def test_a_worker_whose_disk_is_away_hands_its_item_back_and_waits_and_the_item_is_not_blamed(executor, installation):
+    item, after = asked(2)
+    away = products_root().rename(products_root().with_name("away"))
+    assert executor.run_next()
+    assert not executor.run_next(), "it waits, and does not try each item of the queue"
+    item.refresh_from_db()
+    assert (item.state, item.error_code, newest(item).outcome) == ("ready", "worker_unwell", "returned")
+    assert "No such file or directory" in item.error_detail
+    assert not products_root().exists()
+    away.rename(products_root())
+    Item.objects.update(not_before=None)
+    well = Executor()
+    run_all(well)
+    well.close()
+    assert [recorded(one) for one in (item, after)] == [1, 1]
+
+
+def test_a_log_that_cannot_be_written_costs_no_item_its_turn(executor, installation):
+    items = asked(3)
+    folder = installation.folder / "logs" / f"{items[0].pk // 1000}"
+    folder.mkdir(parents=True)
+    (folder / f"{items[0].pk}.1.log").symlink_to("/dev/full")
+    (folder / f"{items[1].pk}.1.log").mkdir()
+    run_all(executor)
+    assert [recorded(item) for item in items] == [1, 1, 1]
+    spans = [(newest(item).started_at, newest(item).finished_at) for item in items]
+    assert all(ended <= begun for (_, ended), (begun, _) in pairwise(spans)), "one after the other"
+    assert "stage_done" in log_path_of(newest(items[2])).read_text()
 
 
 def test_a_worker_whose_item_was_taken_writes_nothing(executor):

@@ -38,18 +38,31 @@ EDGES = [
 ]
 
 
+@pytest.fixture
+def wide(settings) -> None:
+    """So that the edges of the two are not in each other's way."""
+    settings.CONTIMG_LEASE_S, settings.CONTIMG_SWEEP_S = 86_400.0, 0.1
+
+
+def test_a_lease_is_longer_than_the_time_between_sweeps(settings):
+    settings.CONTIMG_LEASE_S, settings.CONTIMG_SWEEP_S = 5.0, 5.0
+    assert [code for code, _ in messages()] == ["contimg.E006"]
+    settings.CONTIMG_SWEEP_S = 4.9
+    assert messages() == []
+
+
 def test_every_range_has_its_edges_here():
     assert [name for name, _, _ in EDGES] == [allowed.name for allowed in checks.RANGES]
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, good, _ in EDGES for value in good])
-def test_a_value_inside_its_range_is_taken(settings, name, value):
+def test_a_value_inside_its_range_is_taken(settings, wide, name, value):
     setattr(settings, name, value)
     assert messages() == []
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, _, bad in EDGES for value in bad])
-def test_a_value_outside_of_its_range_is_named(settings, name, value):
+def test_a_value_outside_of_its_range_is_named(settings, wide, name, value):
     setattr(settings, name, value)
     ((code, message),) = messages()
     assert code == "contimg.E002"

@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from contimg.exceptions import DiskFull, MissingProduct, OutsideRoot
+from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 from contimg.products import (
     WORK_FOLDER,
     digest,
     inside,
+    is_gone,
     owner_of,
     product_path,
     publish,
+    require_writable_roots,
     size_bytes,
     this_process,
     workspace,
@@ -276,3 +278,30 @@ def test_a_disk_that_is_full_when_publishing_is_disk_full(tiny_disk):
 def test_a_digest_does_not_depend_on_the_order_of_keys_and_sees_every_value():
     assert digest("a", {"x": 1, "y": 2}) == digest("a", {"y": 2, "x": 1})
     assert len({digest("a", 1), digest("a", 1.5), digest("a", None), digest("a", ""), digest("a"), digest("b", 1)}) == 6
+
+
+# --- who and where ---------------------------------------------------------------------------------------------------
+def test_a_process_is_gone_only_for_who_can_see_it():
+    host, pid, born = this_process().rsplit(".", 2)
+    begun, _, number_space = born.rpartition("_")
+    assert not is_gone(this_process())
+    assert is_gone(f"{host}.{pid}.1{begun}_{number_space}"), "its number was given to another"
+    assert not is_gone(f"{host}.{pid}.1{begun}_1{number_space}"), "in a container of the same host name"
+    assert not is_gone(f"else{host}.{pid}.1{begun}_{number_space}")
+
+
+def test_a_root_that_should_hold_products_and_does_not_is_not_made_anew(products_root):
+    with pytest.raises(ProductsAway, match="is its disk mounted"):
+        require_writable_roots(holds_products=True)
+    assert list(products_root.iterdir()) == []
+    with workspace():
+        pass
+    require_writable_roots(holds_products=True)
+
+
+@pytest.mark.parametrize("setting", ["CONTIMG_PRODUCTS_ROOT", "CONTIMG_LOG_DIR"])
+def test_a_folder_that_cannot_be_made_is_named_with_its_setting(settings, tmp_path, setting):
+    (tmp_path / "file").write_text("no folder")
+    setattr(settings, setting, tmp_path / "file" / "x")
+    with pytest.raises(NotWritable, match=rf"Not a directory.*{setting}"):
+        require_writable_roots(holds_products=False)

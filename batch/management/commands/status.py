@@ -42,9 +42,12 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
     for group in groups["newest"]:
         yield "", f"{group['name']}: {group['reason']}", False
     yield from _work_lines(facts, now)
-    free, hours = facts["disk"]["free_bytes"] / 1e9, facts["disk"]["hours"]
+    free, hours = facts["disk"]["free_bytes"], facts["disk"]["hours"]
     pace = "nothing was written in the last day" if hours is None else f"{hours:.0f} h at the pace of the last day"
-    yield "disk", f"{free:.0f} GB free, {pace}", hours is not None and hours < LITTLE_DISK_H
+    if free is None:
+        yield "disk", "the products root is not there; is its disk mounted?", facts["last_file_at"] is not None
+    else:
+        yield "disk", f"{free / 1e9:.0f} GB free, {pace}", hours is not None and hours < LITTLE_DISK_H
     table, transit = facts["last_calibration"], facts["next_transit"]
     if table is None:
         yield "calibration", "no table in use; `process` solves when a calibrator has transited", True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import CommandError
 
 from batch.stages import stages
@@ -19,12 +20,15 @@ class Command(ContimgCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--processes", type=int, default=1, metavar="N", help="items at a time (1)")
-        parser.add_argument("--stages", default="", metavar="A,B", help="take only these stages (all)")
+        parser.add_argument(
+            "--stages", default="", metavar="A,B", help="take only these stages (CONTIMG_WORKER_STAGES, or all)"
+        )
 
     def handle(self, *, processes: int, **options: Any) -> None:
         if not 1 <= processes <= MOST_PROCESSES:
             raise CommandError(f"--processes {processes} is not from 1 to {MOST_PROCESSES}.")
-        wanted = tuple(name.strip() for name in options["stages"].split(",") if name.strip())
+        named = tuple(name.strip() for name in options["stages"].split(",") if name.strip())
+        wanted = named or settings.CONTIMG_WORKER_STAGES
         unknown = [name for name in wanted if name not in stages()]
         if unknown:
             raise CommandError(f"There is no stage {unknown[0]!r}; there are {', '.join(stages())}.")
