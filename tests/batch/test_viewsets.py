@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Group, User
+from django.db.models.functions import Now
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -231,7 +233,65 @@ def test_a_stream_tells_states_progress_log_and_end_and_goes_on_where_it_stopped
     assert [data for name, data, _ in last if name == "log"] == []
 
 
-@pytest.mark.parametrize("broken", ["x", "2026-13-45T00:00:00Z", "2026-03-01T00:00:00Z 1.1:999999999999", "a" * 9999])
+def test_items_that_changed_at_one_moment_are_all_told_whoever_has_to_come_again_for_them(operator, short_slices):
+    batch = BatchFactory(n_ready=1200, n_total=1200)
+    Item.objects.bulk_create(ItemFactory.build_batch(1200, batch=batch, group=SubbandGroupFactory()))
+    url = f"{BATCHES}{batch.pk}/events/"
+
+    def all_told(last_event_id: str) -> tuple[dict[int, str], str]:
+        states: dict[int, str] = {}
+        for _ in range(3):  # no slice is longer than a page here
+            found = told(operator.get(url, headers={"last-event-id": last_event_id}))
+            states |= {data["id"]: data["state"] for name, data, _ in found if name == "item"}
+            last_event_id = found[-1][2]
+        return states, last_event_id
+
+    Item.objects.update(changed_at=Now())
+    states, last_event_id = all_told("")
+    assert set(states) == set(Item.objects.values_list("id", flat=True))
+    assert set(states.values()) == {"ready"}
+    operator.post(f"{BATCHES}{batch.pk}/cancel/")
+    states, last_event_id = all_told(last_event_id)
+    assert (len(states), set(states.values())) == (1200, {"cancelled"})
+    assert told(operator.get(url, headers={"last-event-id": last_event_id}))[-1][0] != "item"
+
+
+def test_the_end_is_told_after_the_last_item(operator, short_slices):
+    batch = BatchFactory(n_ready=0, n_done=600, n_total=600)
+    Item.objects.bulk_create(ItemFactory.build_batch(600, batch=batch, group=SubbandGroupFactory(), state="done"))
+    url = f"{BATCHES}{batch.pk}/events/"
+    first = told(operator.get(url))
+    assert "end" not in [name for name, _, _ in first]
+    rest = told(operator.get(url, headers={"last-event-id": first[-1][2]}))
+    assert [name for name, _, _ in rest] == ["item"] * 100 + ["batch", "end"]
+
+
+def test_a_stream_tells_an_item_again_only_when_it_changed():
+    item, other = ItemFactory.create_batch(2, batch=BatchFactory(n_ready=2, n_total=2))
+    look = events._Look(item.batch_id, events.Cursor())
+
+    def items_told() -> list[int]:
+        pages = look.events(time.monotonic() + 60)
+        data = [event.split("data: ")[1] for page in pages for event in page if "event: item" in event]
+        return [json.loads(facts)["id"] for facts in data]
+
+    assert items_told() == [item.pk, other.pk]
+    assert items_told() == []
+    Item.objects.filter(pk=other.pk).update(changed_at=Now())
+    assert items_told() == [other.pk]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "0001-01-01T00:00:00+14:00",
+        "9999999999999999.1.1",
+        "x",
+        "2026-13-45T00:00:00Z",
+        "2026-03-01T00:00:00Z 1.1:999999999999",
+        "a" * 9999,
+    ],
+)
 def test_an_id_that_cannot_be_read_begins_anew(operator, short_slices, broken):
     batch = BatchFactory()
     ItemFactory(batch=batch)
