@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
 from batch.parameters import ParametersSerializer
-from batch.services import MAX_PRIORITY
+from batch.services import MAX_PRIORITY, MOST_KEY_CHARACTERS
 from contimg.api.serializers import FactsSerializer
 
 MOST_SUBJECTS_IN_A_BODY = 100_000
@@ -160,7 +160,7 @@ class NewBatchSerializer(serializers.Serializer):
         required=False, default=0, help_text=f"From {-MAX_PRIORITY} to {MAX_PRIORITY}; higher runs first."
     )
     idempotency_key = serializers.CharField(
-        required=False, allow_null=True, default=None, max_length=200,
+        required=False, allow_null=True, default=None, max_length=MOST_KEY_CHARACTERS,
         help_text="The same key with the same request gives the batch that was made first.",
     )  # fmt: skip
 

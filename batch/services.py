@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import mean
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
 from django.http import QueryDict
-from django_filters import FilterSet
+from django_filters import BaseInFilter, Filter, FilterSet
 
 from access.audit import audit
 from batch import couriers, transitions
@@ -30,6 +31,7 @@ from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 MOST_ITEMS = 100_000
 MAX_PRIORITY = 100
+MOST_KEY_CHARACTERS = 200
 
 
 class UnknownStage(InvalidInput):
@@ -146,6 +148,8 @@ def create_batch(
     Subjects are (kind, id) pairs; a query is {"kind": ..., filters as of the list of that kind}. Raises the errors
     above, each for one thing that is wrong; IdempotencyConflict for a key that stands for another request.
     """
+    if idempotency_key is not None:
+        _refuse_key(idempotency_key)
     asked = digest(stage, subjects, query, parameters or {}, priority)
     if earlier := _earlier(idempotency_key, asked):
         return Asked(earlier, is_new=False)
@@ -168,6 +172,12 @@ def create_batch(
             return Asked(earlier, is_new=False)
         raise
     return Asked(batch, is_new=True)
+
+
+def _refuse_key(key: str) -> None:
+    """An empty one would stand for every request that somebody meant to have no key."""
+    if not 1 <= len(key) <= MOST_KEY_CHARACTERS or not _is_utf8(key):
+        raise InvalidParameter(f"An idempotency key is text of 1 to {MOST_KEY_CHARACTERS} characters; or give none.")
 
 
 def _earlier(key: str | None, asked: str) -> Batch | None:
@@ -230,12 +240,36 @@ def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
         known = ", ".join(sorted(described.filters.base_filters))
         raise InvalidQuery(f"A query of {kind} has no filter {unknown[0]!r}; there are {known}.")
     data = QueryDict(mutable=True)
-    data.update({name: str(value).lower() if isinstance(value, bool) else value for name, value in filters.items()})
+    data.update({name: _written(name, value, described.filters.base_filters[name]) for name, value in filters.items()})
     filterset = described.filters(data=data, queryset=described.rows)
     if not filterset.is_valid():
         name, reasons = next(iter(filterset.errors.items()))
         raise InvalidQuery(f"{name}: {reasons[0]}")
     return _subjects(kind, filterset.qs)
+
+
+def _written(name: str, value: Any, described: Filter) -> str:
+    """The value as it stands in an address. An empty one, which is no filter there, would choose everything."""
+    if isinstance(value, list) and isinstance(described, BaseInFilter) and value:
+        return ",".join(_written(name, choice, described) for choice in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
+        raise InvalidQuery(f"{name}: Give text, a number, true or false, or leave the filter out.")
+    text = str(value)
+    if not text.strip():
+        raise InvalidQuery(f"{name}: There is nothing to compare with; leave the filter out, or give it a value.")
+    if not _is_utf8(text):
+        raise InvalidQuery(f"{name}: This text is not UTF-8.")
+    return text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, or an argument with bytes of another encoding
+        return False
+    return True
 
 
 def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:

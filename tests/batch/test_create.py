@@ -9,10 +9,11 @@ import sys
 import time
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from access.models import AuditEntry
 from batch.models import Batch, Item
-from batch.services import create_batch
+from batch.services import InvalidParameter, create_batch
 from observations.models import SubbandGroup
 from tests.batch.installation import PROJECT
 from tests.factories import ImageFactory, SubbandGroupFactory
@@ -64,6 +65,23 @@ def test_the_number_of_statements_does_not_grow(stage, django_assert_max_num_que
         with django_assert_max_num_queries(22):
             batch = create_batch(stage=stage, subjects=[("subband_group", tile.pk) for tile in tiles]).batch
         assert batch.items.count() == batch.n_total
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("key", ["", "x" * 201, "\udcff"])
+def test_an_idempotency_key_that_cannot_be_kept_is_refused(key):
+    tile = SubbandGroupFactory()
+    with pytest.raises(InvalidParameter, match="An idempotency key is text of 1 to 200 characters"):
+        create_batch(stage="convert", subjects=[("subband_group", tile.pk)], idempotency_key=key)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("text", ["is_complete=", "observed_at__gte=\udcff"])
+def test_a_query_of_the_console_that_is_empty_or_not_text_is_refused(text):
+    SubbandGroupFactory()
+    with pytest.raises(CommandError, match="invalid_query"):
+        call_command("batch", "create", "convert", "--query", "kind=subband_group", text)
+    assert not Batch.objects.exists()
 
 
 @pytest.mark.django_db

@@ -104,6 +104,37 @@ def test_a_wrong_request_is_refused_with_one_code_and_nothing_is_stored(operator
     assert (Batch.objects.count(), Item.objects.count(), AuditEntry.objects.count()) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("is_complete", None),
+        ("is_complete", ""),
+        ("is_complete", []),
+        ("is_complete", [True]),
+        ("observed_at__gte", None),
+        ("observed_at__gte", " "),
+        ("observed_at__gte", 7),
+        ("observed_at__gte", ["2026-03-01T00:00:00Z"]),
+        ("observed_at__gte", {"a": 1}),
+        ("n_subbands", 10**400),
+    ],
+)
+def test_a_query_with_a_filter_that_is_empty_or_not_readable_is_refused_by_its_name(operator, name, value):
+    SubbandGroupFactory()
+    response = operator.post(BATCHES, {"stage": "convert", "query": {"kind": "subband_group", name: value}})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_query"), response.json()
+    assert response.json()["detail"].startswith(f"{name}: ")
+    assert Batch.objects.count() == 0
+
+
+def test_a_query_has_several_choices_as_a_list_or_with_commas(operator):
+    for grade in ("good", "marginal", "poor"):
+        ImageFactory(grade=grade)
+    for choices in (["good", "marginal"], "good,marginal"):
+        response = operator.post(BATCHES, {"stage": "assess", "query": {"kind": "image", "grade": choices}})
+        assert response.json()["counts"]["total"] == 2, response.json()
+
+
 def test_who_may_not_operate_changes_nothing(api):
     batch = BatchFactory()
     ItemFactory(batch=batch)
