@@ -70,7 +70,7 @@ class BatchViewSet(ReadOnlyResource):
 
     @extend_schema(
         request=NewBatchSerializer,
-        responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, **CONFLICT},
+        responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, 413: ProblemSerializer, **CONFLICT},
     )
     def create(self, request: Request) -> Response:
         """Everything or nothing. 201 with the new batch; 200 with the earlier one of the same `idempotency_key`."""

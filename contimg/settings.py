@@ -244,6 +244,8 @@ CONTIMG_BEHIND_PROXY = _flag("CONTIMG_BEHIND_PROXY", False)
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if CONTIMG_BEHIND_PROXY else None
 CONTIMG_TRUSTED_ADDRESSES = _networks("CONTIMG_TRUSTED_ADDRESSES", "127.0.0.0/8,::1")
 
+DATA_UPLOAD_MAX_MEMORY_SIZE = 8_000_000  # a batch of 100 000 named subjects takes 4.5 MB
+
 # --- API -----------------------------------------------------------------------------------------------------------
 CONTIMG_PUBLIC_READ = _flag("CONTIMG_PUBLIC_READ", True)
 CONTIMG_THROTTLE_ANON = _rate("CONTIMG_THROTTLE_ANON", "1200/min")
@@ -254,7 +256,7 @@ REST_FRAMEWORK = {
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["contimg.api.parsers.JSONParser"],
     "DEFAULT_AUTHENTICATION_CLASSES": ["access.authentication.TokenAuthentication", "access.authentication.Session"],
     "DEFAULT_PERMISSION_CLASSES": ["access.permissions.HasScope"],
     "DEFAULT_THROTTLE_CLASSES": ["access.throttles.Throttle"],

@@ -6,6 +6,7 @@ filters      filters named as the field, cone search, orderings; what is unknown
 viewsets     the base of every resource
 serializers  fields that several apps share
 negotiation  formats
+parsers      bodies that can be read
 files        byte ranges
 schema       OpenAPI as it really is
 """

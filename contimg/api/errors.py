@@ -12,6 +12,8 @@ from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -87,6 +89,12 @@ class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, ContimgError):
             return _Failure(status=exc.status, code=exc.code, detail=_without_server_paths(str(exc)))
+        if isinstance(exc, RequestDataTooBig):
+            return _Failure(
+                status=413,
+                code="request_too_large",
+                detail=f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; ask in several.",
+            )
         if isinstance(exc, OperationalError | InterfaceError):
             return _Failure(
                 status=503,

@@ -13,6 +13,7 @@ from rest_framework.test import APIClient
 from access.models import AuditEntry
 from batch import events, transitions
 from batch.models import Attempt, Batch, Item, Pause
+from batch.services import MOST_ITEMS
 from tests.factories import (
     AttemptFactory,
     BatchFactory,
@@ -133,6 +134,33 @@ def test_a_query_has_several_choices_as_a_list_or_with_commas(operator):
     for choices in (["good", "marginal"], "good,marginal"):
         response = operator.post(BATCHES, {"stage": "assess", "query": {"kind": "image", "grade": choices}})
         assert response.json()["counts"]["total"] == 2, response.json()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ('{"stage": "image", "query": {"kind": "measurement_set", "name": "\\ud800"}}', 400, "parse_error"),
+        ('{"stage": "\\ud800", "subjects": []}', 400, "parse_error"),
+        ("[" * 20_000, 400, "parse_error"),
+        ("[" * 20_000 + "]" * 20_000, 400, "parse_error"),
+        ('{"query": ' + "[" * 100 + "]" * 100 + "}", 400, "parse_error"),
+        ('{"priority": ' + "9" * 5000 + "}", 400, "parse_error"),
+        ('{"priority": NaN}', 400, "parse_error"),
+        ('{"stage": "convert", "query": {"kind": "subband_group", "observed_at__gte": 1e400}}', 400, "invalid_query"),
+        (" " * 8_000_001, 413, "request_too_large"),
+    ],
+    ids=["surrogate", "surrogate stage", "unclosed", "deep", "rather deep", "long number", "NaN", "infinite", "large"],
+)
+def test_a_body_that_nobody_can_mean_is_refused(operator, body, status, code):
+    response = operator.post(BATCHES, body, content_type="application/json")
+    assert (response.status_code, response.json()["code"]) == (status, code), response.json()
+    assert Batch.objects.count() == 0
+
+
+def test_as_many_subjects_as_a_batch_takes_fit_into_a_body(operator):
+    subjects = [{"kind": "measurement_set", "id": 10**9 + n} for n in range(MOST_ITEMS)]
+    response = operator.post(BATCHES, {"stage": "calibrate", "subjects": subjects})
+    assert (response.status_code, response.json()["code"]) == (400, "subject_missing"), response.json()
 
 
 def test_who_may_not_operate_changes_nothing(api):

@@ -1,0 +1,43 @@
+"""Bodies that are JSON on paper only are refused here, before anything reads them.
+
+Settings name it, and DRF reads them while it imports its views: import no views here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework import parsers
+from rest_framework.exceptions import ParseError
+
+MOST_LEVELS = 20  # lists and objects in each other; requests have four
+
+
+class JSONParser(parsers.JSONParser):
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Mapping[str, Any] | None = None) -> Any:
+        """Raises ParseError."""
+        try:
+            parsed = super().parse(stream, media_type, parser_context)
+        except RecursionError as error:
+            raise ParseError(_TOO_DEEP) from error
+        _refuse_depth(parsed)
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ParseError("The body has half of a surrogate pair, which is no character; write it whole.") from error
+        return parsed
+
+
+_TOO_DEEP = f"The body has more than {MOST_LEVELS} lists and objects in each other; no request needs as many."
+
+
+def _refuse_depth(parsed: Any) -> None:
+    level = [parsed]
+    for _ in range(MOST_LEVELS + 1):
+        nested = [value for value in level if isinstance(value, list | dict)]
+        if not nested:
+            return
+        level = [inner for value in nested for inner in (value.values() if isinstance(value, dict) else value)]
+    raise ParseError(_TOO_DEEP)
