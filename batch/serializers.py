@@ -8,7 +8,7 @@ from rest_framework import serializers
 from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
 from batch.parameters import ParametersSerializer
 from batch.services import MAX_PRIORITY, MOST_KEY_CHARACTERS
-from contimg.api.serializers import FactsSerializer
+from contimg.api.serializers import FactsSerializer, StrictSerializer
 
 MOST_SUBJECTS_IN_A_BODY = 100_000
 
@@ -140,10 +140,10 @@ class WorkerSerializer(FactsSerializer):
 
 
 # --- what is asked for -------------------------------------------------------------------------------------------
-class NewBatchSerializer(serializers.Serializer):
+class NewBatchSerializer(StrictSerializer):
     """Either `subjects` or `query`. Types only: what the words mean `batch.services.create_batch` says."""
 
-    class Subject(serializers.Serializer):
+    class Subject(StrictSerializer):
         kind = serializers.CharField(help_text=f"One of {', '.join(SUBJECT_COLUMNS)}; it depends on the stage.")
         id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
 
@@ -165,11 +165,11 @@ class NewBatchSerializer(serializers.Serializer):
     )  # fmt: skip
 
 
-class PrioritySerializer(serializers.Serializer):
+class PrioritySerializer(StrictSerializer):
     priority = serializers.IntegerField(min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
 
 
-class NewPauseSerializer(serializers.Serializer):
+class NewPauseSerializer(StrictSerializer):
     stage = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all stages.")
     reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
 

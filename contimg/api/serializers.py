@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
 from rest_framework import serializers
 
 MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+MOST_KEYS_NAMED = 20
 
 
 class FactsSerializer(serializers.ModelSerializer):
@@ -18,6 +19,17 @@ class FactsSerializer(serializers.ModelSerializer):
         self, kwargs: MutableMapping[str, Any], extra_kwargs: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         return super().include_extra_kwargs(kwargs, {**extra_kwargs, "read_only": True})
+
+
+class StrictSerializer(serializers.Serializer):
+    """What is asked for. A key that it does not know is refused: it may be a known one misspelt."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping) and (unknown := data.keys() - self.fields.keys()):
+            message = f"There is no such key here; there are {', '.join(self.fields)}."
+            first = dict.fromkeys(sorted(unknown)[:MOST_KEYS_NAMED], message)
+            raise serializers.ValidationError(first, code="unknown_parameter")
+        return super().to_internal_value(data)
 
 
 class MjdField(serializers.FloatField):

@@ -137,6 +137,24 @@ def test_a_query_has_several_choices_as_a_list_or_with_commas(operator):
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (BATCHES, {"prioritty": 5}, "prioritty"),
+        (BATCHES, {"subjects": [{"kind": "subband_group", "id": 1, "stage": "image"}]}, "subjects.0.stage"),
+        (f"{BATCHES}1/priority/", {"priority": 5, "stage": "image"}, "stage"),
+        ("/api/v1/pauses/", {"stage": "image", "until": "tomorrow"}, "until"),
+    ],
+)
+def test_a_key_of_a_body_that_is_unknown_is_refused_by_its_name(operator, path, body, field):
+    tile = SubbandGroupFactory()
+    BatchFactory(pk=1)
+    response = operator.post(path, asked(tile) | body if path == BATCHES else body)
+    assert response.status_code == 400, response.json()
+    assert [(e["field"], e["code"]) for e in response.json()["errors"]] == [(field, "unknown_parameter")]
+    assert (Batch.objects.count(), Pause.objects.count()) == (1, 0)
+
+
+@pytest.mark.parametrize(
     ("body", "status", "code"),
     [
         ('{"stage": "image", "query": {"kind": "measurement_set", "name": "\\ud800"}}', 400, "parse_error"),
