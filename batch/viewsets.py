@@ -43,9 +43,11 @@ from batch.services import (
     set_priority,
 )
 from contimg.api.errors import ProblemSerializer
+from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.viewsets import ReadOnlyResource
 
+USUAL_TAIL_BYTES = 65536
 CONFLICT = {409: ProblemSerializer}
 
 
@@ -173,7 +175,9 @@ class ItemViewSet(ReadOnlyResource):
     @extend_schema(
         parameters=[
             OpenApiParameter("attempt", int, description="By default the newest."),
-            OpenApiParameter("tail", int, description=f"The last so many bytes, up to {MAX_BYTES}. Default: 65536."),
+            OpenApiParameter(
+                "tail", int, description=f"The last so many bytes, up to {MAX_BYTES}. Default: {USUAL_TAIL_BYTES}."
+            ),
             OpenApiParameter("offset", int, description="On from this byte; `next_offset` of the last answer."),
         ],
         responses=LogSerializer,
@@ -181,11 +185,13 @@ class ItemViewSet(ReadOnlyResource):
     @action(detail=True, permission_classes=[IsInternal])
     def log(self, request: Request, pk: str) -> Response:
         """The end of an attempt's log, or what came after `offset`."""
+        refuse_unknown(request, ["attempt", "tail", "offset", "format"])
         item = self.get_object()
         wanted = _numbers(request, "attempt", "tail", "offset")
         number = item.attempt if wanted["attempt"] is None else wanted["attempt"]
         attempt = get_object_or_404(item.attempts.all(), number=number)
-        most = min(wanted["tail"] or 65536, MAX_BYTES) if wanted["offset"] is None else MAX_BYTES
+        tail = USUAL_TAIL_BYTES if wanted["tail"] is None else wanted["tail"]
+        most = min(tail, MAX_BYTES) if wanted["offset"] is None else MAX_BYTES
         return Response(LogSerializer(read_log(attempt=attempt, offset=wanted["offset"], most_bytes=most)).data)
 
     def _shown(self, pk: str) -> Response:

@@ -22,6 +22,7 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     `required_scopes` says which scope an action needs; where it says nothing, reading needs `read` and writing `admin`.
     """
 
+    lookup_value_regex = "[0-9]+"  # a database reads digits of other scripts too
     detail_queryset: ClassVar[QuerySet[Any]]
     detail_serializer_class: ClassVar[type[BaseSerializer[Any]]]
     orderings: ClassVar[list[str]]

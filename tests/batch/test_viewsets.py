@@ -233,8 +233,18 @@ def test_evidence_and_logs_are_for_the_inside_only(api, settings, tmp_path):
     }  # fmt: skip
     assert api.get(f"{url}log/?offset=3").json()["text"] == "3456789"
     assert api.get(f"{url}log/?offset=99").json()["text"] == ""
+    assert api.get(f"{url}log/?tail=0").json()["text"] == ""
     assert api.get(f"{url}log/?offset=-1").status_code == 400
+    assert api.get(f"{url}log/?tial=4").json()["errors"][0]["code"] == "unknown_parameter"
     assert api.get(f"{url}log/?attempt=2").status_code == 404
+
+
+def test_an_id_is_written_in_plain_digits(api):
+    pk = ItemFactory().pk
+    arabic = "".join(chr(0x660 + int(digit)) for digit in str(pk))
+    for path in (f"{BATCHES}{arabic}/", f"{BATCHES}{arabic}/items/", f"/api/v1/items/{arabic}/"):
+        response = api.get(path)
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 def test_a_log_outside_of_its_folder_is_not_read(api, settings, tmp_path):
