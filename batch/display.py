@@ -59,6 +59,13 @@ def why_idle(batch: Batch) -> str:
     return f"{held.stage} is tried again at {held.not_before:%H:%M:%S} UTC: {held.error_detail} [{held.error_code}]"
 
 
+def how_far(batch: Batch) -> str:
+    """How many of its items are in which state: 6 done, 6 cancelled."""
+    counts = {name: getattr(batch, f"n_{name}") for name in ("done", "running", "ready", "waiting", "cancelled")}
+    counts["failed"] = batch.n_failed + batch.n_quarantined
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+
+
 def _counts(batch: Batch) -> str:
     shown = {"running": batch.n_running, "waiting": batch.n_waiting, "failed": batch.n_failed + batch.n_quarantined}
     return ", ".join(f"{n} {name}" for name, n in shown.items() if n)

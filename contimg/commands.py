@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import ArgumentTypeError
 from typing import Any
 
@@ -12,6 +13,7 @@ from django.db.utils import OperationalError
 
 from contimg.exceptions import ContimgError
 
+INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
 MOST_SECONDS = 30 * 86_400.0
 
 
@@ -49,6 +51,9 @@ class ContimgCommand(BaseCommand):
             return super().execute(*args, **options)
         except ContimgError as error:
             raise CommandError(f"{error} [{error.code}]") from error
+        except KeyboardInterrupt:
+            self.stderr.write("Interrupted.")
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _refuse_unmigrated() -> None:

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Count
 
-from batch.display import duration, showing
+from batch.display import duration, how_far, showing
 from batch.estimates import Estimates
 from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState
 from batch.serializers import BatchDetailSerializer
@@ -142,13 +142,10 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _line(batch: Batch, eta_s: float | None) -> str:
-    counts = {name: getattr(batch, f"n_{name}") for name in ("done", "running", "ready", "waiting", "cancelled")}
-    counts["failed"] = batch.n_failed + batch.n_quarantined
-    shown = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
     left = f"; about {duration(eta_s)} left" if eta_s is not None and batch.n_open else ""
     return (
         f"batch {batch.pk}  {batch.stage:10}  {batch.state:9}  {100 * batch.progress:3.0f}% of {batch.n_total}: "
-        f"{shown}{left}  ({batch.created_at:%Y-%m-%d %H:%M})"
+        f"{how_far(batch)}{left}  ({batch.created_at:%Y-%m-%d %H:%M})"
     )
 
 

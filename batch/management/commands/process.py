@@ -11,14 +11,14 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from batch import transitions
-from batch.display import showing
+from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
 from batch.outcomes import items_by_tile, outcome_line, outcomes
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
 from batch.stages import is_processed
 from batch.sweeper import Sweeper
-from contimg.commands import ContimgCommand, seconds
+from contimg.commands import INTERRUPTED, ContimgCommand, seconds
 from contimg.exceptions import Busy
 from contimg.models import Grade
 from contimg.products import is_gone, this_process
@@ -86,10 +86,15 @@ class Command(ContimgCommand):
             stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters,
             run_by=this_process(),
         )  # fmt: skip
-        with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
-            if workers == 0:
-                return run_batch_here(batch=asked.batch, watch=show)
-            return run_batch(batch=asked.batch, n_workers=workers, watch=show)
+        try:
+            with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
+                if workers == 0:
+                    return run_batch_here(batch=asked.batch, watch=show)
+                return run_batch(batch=asked.batch, n_workers=workers, watch=show)
+        except KeyboardInterrupt:
+            asked.batch.refresh_from_db()
+            self.stderr.write(f"Stopped; batch {asked.batch.pk}: {how_far(asked.batch)}. Run it again to go on.")
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
