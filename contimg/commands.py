@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
+import sys
 from argparse import ArgumentTypeError
 from typing import Any
 
@@ -14,6 +17,7 @@ from django.db.utils import OperationalError
 from contimg.exceptions import ContimgError
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
+READER_GONE = 128 + signal.SIGPIPE
 MOST_SECONDS = 30 * 86_400.0
 
 
@@ -48,12 +52,27 @@ class ContimgCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
-            return super().execute(*args, **options)
+            try:
+                return super().execute(*args, **options)
+            finally:
+                self.stdout.flush()
         except ContimgError as error:
             raise CommandError(f"{error} [{error.code}]") from error
         except KeyboardInterrupt:
             self.stderr.write("Interrupted.")
             raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            if not _reader_is_gone():
+                raise  # a fault of something else
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's own last flush complains
+            raise SystemExit(READER_GONE) from None
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
 
 
 def _refuse_unmigrated() -> None:

@@ -113,6 +113,7 @@ def said(*arguments: str, status: int = 0) -> str:
 
 @pytest.mark.django_db
 def test_batches_are_made_shown_listed_cancelled_and_retried(db):
+    assert said("batch", "list") == "No batches.\n"
     tile = SubbandGroupFactory()
     made = json.loads(
         said("batch", "create", "image", f"--subject=subband_group:{tile.pk}", "--parameter=robust=-1", "--json")
@@ -121,7 +122,7 @@ def test_batches_are_made_shown_listed_cancelled_and_retried(db):
     assert (made["state"], made["parameters"]["robust"]) == ("ready", -1)
     assert said("batch", "show", pk).startswith(f"batch {pk}  image       ready")
     assert f"batch {pk}" in said("batch", "list", "--state", "ready")
-    assert said("batch", "list", "--state", "done") == ""
+    assert said("batch", "list", "--state", "done") == "No batches are done.\n"
     assert "1 cancelled" in said("batch", "cancel", pk)
     assert "Cancelled before it ran. [cancelled]" in said("batch", "watch", pk, status=1)
     assert "1 ready" in said("batch", "retry", pk)

@@ -80,6 +80,8 @@ class Command(ContimgCommand):
         eta_s = Estimates().eta_s(rows)
         if as_json:
             self._dump(BatchDetailSerializer(rows, many=True, context={"eta_s": eta_s}).data)
+        elif not rows:
+            self.stdout.write(f"No batches are {state}." if state else "No batches.")
         for batch in () if as_json else rows:
             self.stdout.write(_line(batch, eta_s[batch.pk]))
 
