@@ -11,9 +11,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from batch.estimates import Estimates
-from batch.models import Batch, Pause
+from batch.models import Batch, Pause, Worker
+from batch.presence import at_work
 
 ESTIMATE_EVERY_S = 5.0
+NOBODY = "No worker is running; start `manage.py worker`."
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} stages{postfix}"
 
 
@@ -29,9 +31,9 @@ def showing(batch: Batch, *, quiet: bool, write: Callable[[str], object]) -> Ite
         now = time.monotonic()
         if not quiet and now - estimated_at > ESTIMATE_EVERY_S:
             estimated_at = now
-            if not bar.disable:
-                bar.set_postfix_str(", ".join(filter(None, [_counts(batch), _left(batch)])))
             idle = why_idle(batch)
+            if not bar.disable:
+                bar.set_postfix_str(", ".join(filter(None, [_counts(batch), "" if idle else _left(batch)])))
             if idle and idle != told_idle:
                 with bar.external_write_mode():
                     write(idle)
@@ -45,18 +47,48 @@ def showing(batch: Batch, *, quiet: bool, write: Callable[[str], object]) -> Ite
 
 
 def why_idle(batch: Batch) -> str:
-    """What a batch of which nothing runs waits for: a pause, or the time of the next try; empty when neither."""
-    ready = batch.items.ready().order_by("not_before", "id")
-    if batch.n_running or not batch.n_ready:
+    """Why nothing of a batch runs that could: nobody works, a pause, the time of the next try; else empty."""
+    if not batch.n_running and not batch.n_ready:
         return ""
-    paused = Pause.objects.filter(stage__in=["", *ready.order_by().values_list("stage", flat=True).distinct()]).first()
-    if paused:
-        reason = f" ({paused.reason})" if paused.reason else ""
-        return f"{paused} {'are' if not paused.stage else 'is'} paused{reason}; `manage.py resume` ends it."
-    held = ready.filter(not_before__gt=Now()).first()
+    takers = _takers(batch)
+    if not takers:
+        return " ".join(filter(None, [NOBODY, _paused(batch)]))
+    if batch.n_running:
+        return ""
+    return _paused(batch) or _untaken(batch, takers) or _held(batch)
+
+
+def _takers(batch: Batch) -> list[Worker]:
+    """Who works, without those that run another batch of their own and nothing else."""
+    others = Batch.objects.unended().exclude(pk=batch.pk).exclude(run_by="").values_list("run_by", flat=True)
+    return [worker for worker in at_work() if worker.name not in set(others)]
+
+
+def _paused(batch: Batch) -> str:
+    paused = Pause.objects.filter(stage__in=["", *_stages(batch)]).order_by("stage").first()
+    if paused is None:
+        return ""
+    reason = f" ({paused.reason})" if paused.reason else ""
+    return f"{paused} {'are' if not paused.stage else 'is'} paused{reason}; `manage.py resume` ends it."
+
+
+def _untaken(batch: Batch, takers: list[Worker]) -> str:
+    untaken = [stage for stage in _stages(batch) if not any(not one.stages or stage in one.stages for one in takers)]
+    if not untaken:
+        return ""
+    return f"No worker that is running takes {', '.join(untaken)}; start one with `manage.py worker`."
+
+
+def _held(batch: Batch) -> str:
+    held = batch.items.ready().filter(not_before__gt=Now()).order_by("not_before", "id").first()
     if held is None or held.not_before is None:
         return ""
     return f"{held.stage} is tried again at {held.not_before:%H:%M:%S} UTC: {held.error_detail} [{held.error_code}]"
+
+
+def _stages(batch: Batch) -> list[str]:
+    """Of what is ready."""
+    return list(batch.items.ready().order_by("stage").values_list("stage", flat=True).distinct())
 
 
 def how_far(batch: Batch) -> str:

@@ -12,7 +12,8 @@ from statistics import median
 from django.db.models import F
 from django.db.models.functions import Coalesce
 
-from batch.models import Attempt, Batch, StageName, Worker
+from batch.models import Attempt, Batch, StageName
+from batch.presence import n_processes
 from batch.stages import CHAIN
 from batch.transitions import CALIBRATING
 
@@ -41,12 +42,12 @@ class Estimates:
         0 for a batch that has ended.
         """
         opened = [batch for batch in batches if batch.n_open]
-        n_processes = max(1, Worker.objects.n_processes()) if opened else 1
+        n_workers = max(1, n_processes()) if opened else 1
         eta = {batch.pk: 0.0 for batch in batches} | {batch.pk: self.work_s(batch) for batch in opened}
         for batch in opened:
             seconds = eta[batch.pk]
             if seconds is not None:
-                eta[batch.pk] = seconds / min(n_processes, batch.n_open)
+                eta[batch.pk] = seconds / min(n_workers, batch.n_open)
         return eta
 
     def work_s(self, batch: Batch) -> float | None:

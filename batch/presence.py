@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import structlog
 from django.db import DatabaseError, close_old_connections
 from django.db.models.functions import Now
 
 from batch.models import Worker
-from contimg.products import require_writable_roots, this_process
+from contimg.products import is_gone, require_writable_roots, this_process
 from observations.models import MeasurementSet
 
 log = structlog.get_logger(__name__)
+KEPT = timedelta(days=7)  # the row of one that was last seen so long ago goes
 
 
 @contextmanager
@@ -25,6 +27,7 @@ def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callabl
     """
     require_writable_roots(holds_products=MeasurementSet.objects.exists())
     name = this_process()
+    Worker.objects.filter(seen_at__lt=Now() - KEPT).delete()
     worker, _ = Worker.objects.update_or_create(
         name=name,
         defaults={
@@ -37,6 +40,16 @@ def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callabl
         yield lambda: unless_away(lambda: row.update(seen_at=Now()))
     finally:
         unless_away(lambda: row.update(stopped_at=Now()))
+
+
+def at_work() -> list[Worker]:
+    """Those with processes that were seen within a minute; without those of this machine that are gone."""
+    return [worker for worker in Worker.objects.alive().filter(n_processes__gt=0) if not is_gone(worker.name)]
+
+
+def n_processes() -> int:
+    """How many worker processes there are now, on all machines."""
+    return sum(worker.n_processes for worker in at_work())
 
 
 def unless_away(act: Callable[[], object]) -> None:

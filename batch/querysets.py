@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Self
 
 from django.db import models
-from django.db.models import Exists, ExpressionWrapper, OuterRef, Prefetch, Q, Sum
+from django.db.models import Exists, ExpressionWrapper, OuterRef, Prefetch, Q
 from django.db.models.functions import Now
 
 from contimg.querysets import related
@@ -79,10 +79,6 @@ class AttemptQuerySet(models.QuerySet):
 class WorkerQuerySet(models.QuerySet):
     def alive(self) -> Self:
         return self.filter(ALIVE)
-
-    def n_processes(self) -> int:
-        """How many worker processes there are now, on all machines."""
-        return self.alive().aggregate(total=Sum("n_processes"))["total"] or 0
 
     def for_listing(self) -> Self:
         return self.annotate(is_alive=ExpressionWrapper(ALIVE, output_field=models.BooleanField()))

@@ -12,8 +12,9 @@ from django.utils import timezone
 
 from batch.estimates import Estimates
 from batch.models import Batch, Item, Pause, State, Worker
+from batch.presence import n_processes
 from calibration.models import CalibrationTable, Calibrator
-from contimg.products import products_root
+from contimg.products import is_gone, products_root
 from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
 from observations.services import describe
@@ -75,7 +76,7 @@ def _hours(opened: Iterable[Batch]) -> float | None:
     seconds = [estimates.work_s(batch) for batch in opened]
     if any(work_s is None for work_s in seconds):
         return None
-    return sum(filter(None, seconds)) / max(1, Worker.objects.n_processes()) / 3600
+    return sum(filter(None, seconds)) / max(1, n_processes()) / 3600
 
 
 def _disk(now: datetime) -> dict[str, Any]:
@@ -114,15 +115,18 @@ def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None
 
 
 def _workers(now: datetime) -> list[dict[str, Any]]:
-    """Those that have not stopped; one that has been silent for a minute may be gone."""
+    """Those that have not stopped; one that was silent for a minute may be gone, one of this machine is known to be.
+
+    One without processes is a watch that leaves the work to others.
+    """
     alive = set(Worker.objects.alive().values_list("pk", flat=True))
     rows = Worker.objects.filter(stopped_at=None, seen_at__gte=now - DAY)
     return [
         {
             "name": row.name, "processes": row.n_processes, "stages": row.stages, "seen_at": row.seen_at,
-            "is_alive": row.pk in alive,
+            "is_alive": row.pk in alive and not gone, "is_gone": gone,
         }
-        for row in rows
+        for row, gone in ((row, is_gone(row.name)) for row in rows)
     ]  # fmt: skip
 
 

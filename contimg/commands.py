@@ -39,6 +39,12 @@ def seconds(text: str) -> float:
     return value
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """What tells a service to stop: TERM, Ctrl-C, and a terminal that is closed, unless `nohup` has it ignored."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 class ContimgCommand(BaseCommand):
     """Refuses to start on a database that was not migrated; our errors end it with their sentence and code."""
 

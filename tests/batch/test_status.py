@@ -11,10 +11,13 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from batch.models import State
+from batch.models import State, Worker
+from batch.presence import present
 from batch.status import status
 from calibration.models import Calibrator
+from contimg.products import this_process
 from observations.telescope import local_sidereal_time_h, meridian_icrs
+from tests.batch.nights import dead_process
 from tests.factories import (
     AttemptFactory,
     BatchFactory,
@@ -61,6 +64,36 @@ def test_it_names_what_waits_what_failed_and_who_works(capsys):
     ):  # fmt: skip
         assert words in said, said
     assert "of_old" not in said
+
+
+def workers_line(capsys) -> str:
+    call_command("status", force_color=True)
+    return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("workers"))
+
+
+def test_a_watch_without_processes_is_no_worker_and_a_killed_one_neither(capsys):
+    WorkerFactory(n_processes=0)
+    BatchFactory(stage="convert", n_ready=1)
+    alone = workers_line(capsys)
+    assert "none; `manage.py worker`, and 1 watch without any" in alone
+    assert "\x1b[" in alone, "red: there is work, and nobody does it"
+    killed = WorkerFactory(name=dead_process(), n_processes=3)
+    assert "none" in workers_line(capsys)
+    call_command("status")
+    assert f"{killed.name} was killed; it was last seen" in capsys.readouterr().out
+    WorkerFactory(n_processes=2)
+    both = workers_line(capsys)
+    assert "1 with 2 processes, and 1 watch without any" in both
+    assert "\x1b[" not in both
+
+
+def test_rows_of_workers_of_old_go_when_one_starts(products_root):
+    now = timezone.now()
+    WorkerFactory(name="mac1.1.1", seen_at=now - timedelta(days=8))
+    WorkerFactory(name="mac1.2.1", seen_at=now - timedelta(days=8), stopped_at=now - timedelta(days=8))
+    WorkerFactory(name="mac1.3.1", seen_at=now - timedelta(days=6))
+    with present(n_processes=1):
+        assert set(Worker.objects.values_list("name", flat=True)) == {"mac1.3.1", this_process()}
 
 
 def test_json_has_the_same_facts(capsys):

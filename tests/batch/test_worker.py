@@ -63,6 +63,31 @@ def test_a_worker_runs_chains_and_drains_on_term(courier):
     assert work_folders() == []
 
 
+@pytest.mark.parametrize("command", [("worker",), ("watch", "--workers", "1", "--every-s", "0.3")], ids=lambda c: c[0])
+def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install, tmp_path, command):
+    installation = install("sqlite", CONTIMG_SWEEP_S=1)
+    arguments = [*command, str(tmp_path)] if command[0] == "watch" else command
+    started = installation.start(*arguments)
+    until(Worker.objects.alive().exists)
+    time.sleep(0.5)
+    started.send_signal(signal.SIGHUP)
+    assert started.wait(30) == 0, installation.said()
+    assert not Worker.objects.alive().exists()
+    assert installation.processes() == []
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ignoring = installation.start(*arguments, log="ignoring")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    until(Worker.objects.alive().exists)
+    ignoring.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert ignoring.poll() is None
+    ignoring.terminate()
+    assert ignoring.wait(30) == 0
+
+
 def test_an_item_whose_worker_died_runs_again_within_a_lease_and_a_sweep(courier):
     batch = asked(1, how="hang")
     worker = courier.start("worker", "--processes", "1")

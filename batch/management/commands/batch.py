@@ -11,9 +11,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Count
 
-from batch.display import duration, how_far, showing
+from batch.display import duration, how_far, showing, why_idle
 from batch.estimates import Estimates
 from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState
+from batch.presence import at_work
 from batch.serializers import BatchDetailSerializer
 from batch.services import cancel_batch, create_batch, retry_batch
 from contimg.commands import ContimgCommand
@@ -82,8 +83,9 @@ class Command(ContimgCommand):
             self._dump(BatchDetailSerializer(rows, many=True, context={"eta_s": eta_s}).data)
         elif not rows:
             self.stdout.write(f"No batches are {state}." if state else "No batches.")
+        is_worked = bool(at_work())
         for batch in () if as_json else rows:
-            self.stdout.write(_line(batch, eta_s[batch.pk]))
+            self.stdout.write(_line(batch, eta_s[batch.pk] if is_worked else None))
 
     def _show(self, *, id: int, as_json: bool, **options: Any) -> None:
         self._print(id, as_json)
@@ -114,7 +116,10 @@ class Command(ContimgCommand):
         if as_json:
             self._dump(BatchDetailSerializer(batch, context={"eta_s": eta_s}).data)
             return
-        self.stdout.write(_line(batch, eta_s[pk]))
+        idle = why_idle(batch)
+        self.stdout.write(_line(batch, None if idle else eta_s[pk]))
+        if idle:
+            self.stdout.write(f"  {idle}")
         for text in _failures(batch):
             self.stdout.write(text)
 

@@ -14,6 +14,7 @@ from batch import transitions
 from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
 from batch.outcomes import items_by_tile, outcome_line, outcomes
+from batch.presence import present
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
 from batch.stages import is_processed
@@ -89,7 +90,8 @@ class Command(ContimgCommand):
         try:
             with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
                 if workers == 0:
-                    return run_batch_here(batch=asked.batch, watch=show)
+                    with present(n_processes=1):
+                        return run_batch_here(batch=asked.batch, watch=show)
                 return run_batch(batch=asked.batch, n_workers=workers, watch=show)
         except KeyboardInterrupt:
             asked.batch.refresh_from_db()

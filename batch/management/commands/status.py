@@ -69,13 +69,16 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
         yield "backlog", "none", False
     for code, n in backlog["waiting_for"].items():
         yield "", f"{n} held back: {code}", False
-    processes = sum(worker["processes"] for worker in alive)
-    idle = bool(backlog["items"]) and not processes
-    yield "workers", f"{len(alive)} with {processes} processes" if alive else "none; `manage.py worker`", idle
+    processes = [worker["processes"] for worker in alive if worker["processes"]]
+    working = f"{len(processes)} with {sum(processes)} processes" if processes else "none; `manage.py worker`"
+    n_watches = len(alive) - len(processes)
+    watches = f", and {n_watches} watch{'es' * (n_watches > 1)} without any" if n_watches else ""
+    yield "workers", working + watches, bool(backlog["items"]) and not processes
     for worker in facts["workers"]:
         if not worker["is_alive"]:
             silent = _ago((now - worker["seen_at"]).total_seconds())
-            yield "", f"{worker['name']} has been silent for {silent}", True
+            how = f"was killed; it was last seen {silent} ago" if worker["is_gone"] else f"has been silent for {silent}"
+            yield "", f"{worker['name']} {how}", True
     for pause in facts["pauses"]:
         of, why = pause["stage"] or "all stages", pause["reason"] or "no reason given"
         yield "paused", f"{of} by {pause['paused_by'] or 'nobody'}: {why}; `manage.py resume` ends it", True

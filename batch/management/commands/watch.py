@@ -17,13 +17,13 @@ from django.utils import timezone
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from batch.display import duration
+from batch.display import NOBODY, duration
 from batch.estimates import Estimates
 from batch.models import Batch
-from batch.presence import unless_away
+from batch.presence import at_work, unless_away
 from batch.runner import Crew
 from batch.watching import News, Watch
-from contimg.commands import ContimgCommand, seconds
+from contimg.commands import ContimgCommand, seconds, stopping_signals
 from contimg.exceptions import NotReadable
 
 TELL_EVERY_S = 1.0
@@ -59,7 +59,7 @@ class Command(ContimgCommand):
         settle_s = settings.CONTIMG_SETTLE_S if settle_s is None else settle_s
         watch = Watch(folder=folder, settle_s=settle_s, parameters={"lenient": lenient})
         stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stopping_signals():
             signal.signal(number, lambda *_: stopping.set())
         with logging_redirect_tqdm(), tqdm(bar_format="{desc}", disable=as_json or None) as self._line:
             with Crew(n_workers=workers) as crew:
@@ -97,5 +97,7 @@ def _as_it_is(watch: Watch) -> str:
     estimates, opened = Estimates(), list(Batch.objects.unended())
     seconds = [eta_s for eta_s in estimates.eta_s(opened).values() if eta_s is not None]
     left = f", about {duration(sum(seconds))} left" if seconds else ""
+    if opened and not at_work():
+        left = f"; {NOBODY}"
     n_running = sum(batch.n_running for batch in opened)
     return f"{timezone.now():%H:%M:%S}  {watch.n_in_work} tiles in work, {n_running} stages running{left}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import ArgumentParser
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.core.management.base import CommandError
 
 from batch.stages import stages
 from batch.supervisor import Supervisor
-from contimg.commands import ContimgCommand
+from contimg.commands import ContimgCommand, stopping_signals
 
 MOST_PROCESSES = 64
 
@@ -32,4 +33,6 @@ class Command(ContimgCommand):
         unknown = [name for name in wanted if name not in stages()]
         if unknown:
             raise CommandError(f"There is no stage {unknown[0]!r}; there are {', '.join(stages())}.")
+        if signal.SIGHUP in stopping_signals():
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         Supervisor(n_processes=processes, stages=wanted).run()
