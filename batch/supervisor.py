@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,9 +16,11 @@ from django.conf import settings
 from django_tasks_db.models import DBTaskResult
 
 from batch import couriers
+from batch.endings import Endings
 from batch.models import Item
 from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
+from contimg.products import this_process
 
 log = structlog.get_logger(__name__)
 RESTART_PAUSE_S = 2.0
@@ -36,6 +39,8 @@ class Supervisor:
     _processes: dict[int, subprocess.Popen] = field(default_factory=dict)
     _started_at: dict[int, float] = field(default_factory=dict)
     _sweeper: Sweeper = field(default_factory=Sweeper)
+    _endings: Endings = field(default_factory=Endings)
+    _pids: deque[int] = field(default_factory=lambda: deque(maxlen=200))  # also of those that died
 
     def run(self) -> None:
         """Returns when it was told to stop and its workers have finished or handed back what they were doing."""
@@ -43,17 +48,26 @@ class Supervisor:
             signal.signal(number, self._stop)
         swept_at = 0.0
         with present(n_processes=self.n_processes, stages=self.stages) as beat:
+            log.info(
+                "worker_started", name=this_process(), processes=self.n_processes,
+                stages=",".join(self.stages) or "all", courier=settings.CONTIMG_COURIER,
+            )  # fmt: skip
             while not self.is_stopping:
                 self._keep_alive()
                 if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
                     beat()
                     unless_away(self._sweep)
+                    unless_away(self._tell)
                     swept_at = time.monotonic()
                 time.sleep(LOOK_EVERY_S)
             self._drain()
+            unless_away(self._tell)
 
     def _stop(self, number: int, frame: object) -> None:
         self.is_stopping = True
+
+    def _tell(self) -> None:
+        self._endings.tell(self._pids)
 
     def _sweep(self) -> None:
         self._sweeper.sweep()
@@ -72,6 +86,7 @@ class Supervisor:
             if process is not None:
                 log.warning("worker_process_ended", pid=process.pid, exit_code=process.returncode)
             self._processes[slot] = self._start()
+            self._pids.append(self._processes[slot].pid)
             self._started_at[slot] = now
 
     def _start(self) -> subprocess.Popen:

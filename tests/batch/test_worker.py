@@ -61,6 +61,9 @@ def test_a_worker_runs_chains_and_drains_on_term(courier):
     assert courier.processes() == []
     assert Worker.objects.alive().count() == 0
     assert work_folders() == []
+    lines = [line for line in courier.said().splitlines() if "item_ended" in line]
+    assert len(lines) == 19, "one for each item, and none twice"
+    assert courier.said().count("worker_started") == 1
 
 
 @pytest.mark.parametrize("command", [("worker",), ("watch", "--workers", "1", "--every-s", "0.3")], ids=lambda c: c[0])
