@@ -67,13 +67,14 @@ class PriorityForm(ActionForm):
 @admin.register(Batch)
 class BatchAdmin(Steered):
     list_display = [
-        "__str__", state_badge, progress_bar, "n_total", "n_running", "n_failed", "n_quarantined", "priority",
-        link("owner"), "created_at", "finished_at",
+        "__str__", state_badge, progress_bar, "created_at", "n_total", "n_running", "n_failed", "n_quarantined",
+        "finished_at", "priority", link("owner"),
     ]  # fmt: skip
     list_filter = ["state", "stage", "created_at"]
     list_select_related = ["owner"]
     search_fields = ["=idempotency_key", "owner__username"]
     extra_facts = (state_badge, progress_bar, links("items", "batch.item", "batch"))
+    left_out = ("state",)
     action_form = PriorityForm
     actions = ["cancel", "retry_failed", "change_priority"]
 
@@ -121,7 +122,8 @@ class ItemAdmin(Steered):
     list_filter = ["state", "stage"]
     list_select_related = ["batch", "group", "measurement_set__group", "image__measurement_set__group", "epoch"]
     search_fields = ["=error_code", "=measurement_set__name", "=image__name"]
-    extra_facts = (state_badge, progress_bar)
+    extra_facts = (state_badge, progress_bar, "error_code", "error_detail")
+    left_out = ("state", "progress")  # shown as a badge and a bar
     inlines = [AttemptInline]
     actions = ["cancel", "retry"]
 

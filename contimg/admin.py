@@ -38,12 +38,13 @@ class ReadOnly:
 
 
 class FactsAdmin(ReadOnly, admin.ModelAdmin):
-    """Shows every field of a row, JSON readably, after the `extra_facts` (names or callables, as in `list_display`)."""
+    """Shows each field of a row once, JSON readably, after `extra_facts` (names or callables, as in `list_display`)."""
 
     show_full_result_count = False  # a count of the whole table on every search
     show_facets = admin.ShowFacets.NEVER  # one count of it for every filter
     list_per_page = 50
     extra_facts: tuple[str | Column, ...] = ()
+    left_out: tuple[str, ...] = ()  # fields that the extra facts show in another way
 
     class Media:
         css = {"all": ["contimg/admin.css"]}
@@ -55,7 +56,8 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
         return True
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        facts = [json_text(f.name) if isinstance(f, models.JSONField) else f.name for f in self.opts.fields]
+        shown = [f for f in self.opts.fields if f.name not in (*self.extra_facts, *self.left_out)]
+        facts = [json_text(f.name) if isinstance(f, models.JSONField) else f.name for f in shown]
         return [*self.extra_facts, *facts]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:

@@ -77,3 +77,11 @@ def test_nothing_is_shown_without_a_login(client):
     response = client.get(admin_url(factories.ImageFactory(), "changelist"))
     assert response.status_code == 302
     assert "/admin/login/" in response.headers["Location"]
+
+
+@pytest.mark.django_db
+def test_an_item_shows_its_state_once_and_its_error_at_the_top(admin_client):
+    item = factories.ItemFactory(state="failed", error_code="all_flagged", error_detail="Nothing is left.")
+    page = admin_client.get(admin_url(item, "change", item.pk)).content.decode()
+    assert [page.count(f"field-{name}") for name in ("state_badge", "state ", 'state"', "error_code")] == [1, 0, 0, 1]
+    assert page.index("Nothing is left.") < page.index("field-batch")
