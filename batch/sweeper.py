@@ -91,8 +91,9 @@ def sweep_files() -> list[str]:
     removed = []
     for folder in work_folders():
         if _is_left_behind(folder):
-            removed += remove_work(folder)
-            log.info("swept", work_folder=folder.name)
+            gone = remove_work(folder)
+            (log.info if gone else log.debug)("swept", work_folder=folder.name)
+            removed += gone
     return removed
 
 
