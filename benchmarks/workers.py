@@ -147,8 +147,10 @@ def workers_until_done() -> None:
         batch.refresh_from_db()
     worker.terminate()
     worker.wait()
-    if batch.state != "done":
+    if batch.state != "done" or batch.started_at is None or batch.finished_at is None:
         raise SystemExit(f"{batch} is {batch.state}")
+    seconds = (batch.finished_at - batch.started_at).total_seconds()
+    print(f"the batch itself, from its first item's start to its last one's end: {seconds:.1f} s\n")
 
 
 if __name__ == "__main__":
