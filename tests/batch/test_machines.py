@@ -92,7 +92,7 @@ def test_two_machines_share_the_work_and_one_that_loses_power_loses_none_of_it(s
     if north.prefix:
         assert (lost.host, again.host) == ("north", "south")
         assert (again.started_at - lost.started_at).total_seconds() < 4 + 1 + 8
-    assert len(runs()) == batch.n_total + 1
+    assert len(runs()) - batch.n_total in (0, 1), "the lost item may have been taken and not begun"
     assert work_folders() == []
     assert (shared.folder / "logs").is_dir()
     assert all((shared.folder / "logs" / path).is_file() for path in Attempt.objects.values_list("log_path", flat=True))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from io import StringIO
 
 import psutil
@@ -70,7 +72,8 @@ def test_a_worker_runs_chains_and_drains_on_term(courier):
 def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install, tmp_path, command):
     installation = install("sqlite", CONTIMG_SWEEP_S=1)
     arguments = [*command, str(tmp_path)] if command[0] == "watch" else command
-    started = installation.start(*arguments)
+    with inherited(signal.SIG_DFL):  # the tests themselves may have been started by nohup
+        started = installation.start(*arguments)
     until(Worker.objects.alive().exists)
     time.sleep(0.5)
     started.send_signal(signal.SIGHUP)
@@ -78,17 +81,24 @@ def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install,
     assert not Worker.objects.alive().exists()
     assert installation.processes() == []
 
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with inherited(signal.SIG_IGN):
         ignoring = installation.start(*arguments, log="ignoring")
-    finally:
-        signal.signal(signal.SIGHUP, before)
     until(Worker.objects.alive().exists)
     ignoring.send_signal(signal.SIGHUP)
     time.sleep(1)
     assert ignoring.poll() is None
     ignoring.terminate()
     assert ignoring.wait(30) == 0
+
+
+@contextlib.contextmanager
+def inherited(hangup: signal.Handlers) -> Iterator[None]:
+    """What is started meanwhile begins with this answer to a closed terminal."""
+    before = signal.signal(signal.SIGHUP, hangup)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_item_whose_worker_died_runs_again_within_a_lease_and_a_sweep(courier):
