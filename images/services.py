@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 FITS_SUFFIXES = (".fits", ".fits.gz", ".fit")
 MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
-LONGEST_HEADER_BLOCKS = 3000
 _CELESTIAL_CARD = re.compile(
-    r"((?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)[1-9]|(?:PC|CD|PV)\d{1,2}_\d{1,2}|LONPOLE|LATPOLE|RADESYS|EQUINOX|EPOCH)"
-    r" *= *(.+)"
+    r"(CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)[1-9]|(PC|CD|PV)\d{1,2}_\d{1,2}|LONPOLE|LATPOLE|RADESYS|EQUINOX|EPOCH"
 )
 LONGEST_PATH = 500  # characters of the columns that hold one
 
@@ -82,40 +80,17 @@ def image_file(*, image: Image) -> Path:
 
 
 def celestial_cards(*, image: Image) -> dict[str, str | float] | None:
-    """The cards of the file's first header that say where it is, named in lower case; None where it has none.
+    """The cards of the file's first header that say where it is, named in lower case; None where it has none."""
+    from astropy.io.fits import Header, VerifyError
 
-    Read as text, which costs a web process nothing; the engines, which need astropy, read everything else.
-    """
     try:
-        cards = _first_header(image_file(image=image))
-    except (OSError, ContimgError):
+        with image_file(image=image).open("rb") as file:
+            header = Header.fromfile(file)
+        cards = {name.lower(): header[name] for name in header if _CELESTIAL_CARD.fullmatch(name)}
+    except (OSError, EOFError, ValueError, VerifyError, ContimgError):  # gone, or spoilt since it was registered
         return None
-    found = {match[1].lower(): _value(match[2]) for match in map(_CELESTIAL_CARD.match, cards) if match}
-    kept = {keyword: value for keyword, value in found.items() if value is not None}
-    return kept if any(keyword.startswith("ctype") for keyword in kept) else None
-
-
-def _first_header(path: Path) -> Iterator[str]:
-    """Its cards, of at most 8 MB; the blocks of a FITS file have 36 of 80 characters."""
-    with path.open("rb") as file:
-        for _ in range(LONGEST_HEADER_BLOCKS):
-            block = file.read(2880).decode("ascii", errors="replace")
-            for at in range(0, len(block), 80):
-                if block.startswith("END ", at):
-                    return
-                yield block[at : at + 80]
-            if not block:
-                return
-
-
-def _value(text: str) -> str | float | None:
-    if text.startswith("'"):
-        return text[1:].split("'")[0].rstrip()
-    try:
-        number = float(text.split("/")[0].replace("D", "E"))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    known = {name: value for name, value in cards.items() if isinstance(value, str) or math.isfinite(value)}
+    return known if any(name.startswith("ctype") for name in known) else None
 
 
 def covers(*, image: Image, ra_deg: float, dec_deg: float) -> bool:
