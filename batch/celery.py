@@ -6,6 +6,7 @@ import os
 
 import django
 from celery import Celery
+from celery.signals import setup_logging
 from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import import_string
@@ -18,7 +19,6 @@ app = Celery("contimg", broker=settings.CONTIMG_BROKER_URL)
 app.conf.update(
     task_ignore_result=True,
     worker_prefetch_multiplier=1,
-    worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,
     broker_connection_timeout=4,
     broker_heartbeat=0,  # a worker that runs an item does not answer its broker for minutes
@@ -32,3 +32,8 @@ app.conf.update(
 @app.task(name="contimg.run_task")
 def run_task(path: str, args: list, kwargs: dict) -> None:
     import_string(path).call(*args, **kwargs)
+
+
+@setup_logging.connect
+def _as_django_has_it(**kwargs: object) -> None:
+    """Being connected is enough: Celery leaves logging as Django's settings have set it up."""

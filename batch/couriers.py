@@ -29,7 +29,7 @@ def answer() -> int:
 
     global _executor
     if _executor is None:
-        _executor = Executor(stages=settings.CONTIMG_WORKER_STAGES)
+        _executor = Executor(stages=settings.CONTIMG_WORKER_STAGES, logs_endings=True)
     n, rung_at = 0, 0.0
     with _draining_on_signals(_executor):
         while not _executor.is_stopping and _executor.run_next():

@@ -68,6 +68,7 @@ class Executor:
     stages: tuple[str, ...] = ()  # none named: all
     batch: Batch | None = None  # only its items
     stop_at: float | None = None  # by the monotonic clock: until then the running item may finish
+    logs_endings: bool = False  # a line for each item, in the log of a service
     _child: _Child | None = None
     _worker: str = field(default_factory=this_process)
     _unwell_until: float = 0.0
@@ -82,10 +83,14 @@ class Executor:
         if held is None:
             return False
         structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
+        began = time.monotonic()
         try:
             self._run(held)
+            if self.logs_endings:
+                state, code = Item.objects.values_list("state", "error_code").get(pk=held.item_id)
+                log.info("item_ended", state=state, code=code, seconds=round(time.monotonic() - began, 1))
         finally:
-            structlog.contextvars.unbind_contextvars("item", "attempt", "stage")
+            structlog.contextvars.unbind_contextvars("item", "attempt", "stage", "subject")
         return True
 
     def stop(self, *, within_s: float) -> None:
@@ -130,6 +135,7 @@ class Executor:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
         free = psutil.disk_usage(str(products_root())).free  # first of all: a root that is away is not made anew
         item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
+        structlog.contextvars.bind_contextvars(subject=str(item.subject))
         try:
             needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))
         except transitions.ContimgError:

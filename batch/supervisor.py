@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,7 +15,6 @@ from django.conf import settings
 from django_tasks_db.models import DBTaskResult
 
 from batch import couriers
-from batch.endings import Endings
 from batch.models import Item
 from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
@@ -39,8 +37,6 @@ class Supervisor:
     _processes: dict[int, subprocess.Popen] = field(default_factory=dict)
     _started_at: dict[int, float] = field(default_factory=dict)
     _sweeper: Sweeper = field(default_factory=Sweeper)
-    _endings: Endings = field(default_factory=Endings)
-    _pids: deque[int] = field(default_factory=lambda: deque(maxlen=200))  # also of those that died
 
     def run(self) -> None:
         """Returns when it was told to stop and its workers have finished or handed back what they were doing."""
@@ -57,17 +53,12 @@ class Supervisor:
                 if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
                     beat()
                     unless_away(self._sweep)
-                    unless_away(self._tell)
                     swept_at = time.monotonic()
                 time.sleep(LOOK_EVERY_S)
             self._drain()
-            unless_away(self._tell)
 
     def _stop(self, number: int, frame: object) -> None:
         self.is_stopping = True
-
-    def _tell(self) -> None:
-        self._endings.tell(self._pids)
 
     def _sweep(self) -> None:
         self._sweeper.sweep()
@@ -86,7 +77,6 @@ class Supervisor:
             if process is not None:
                 log.warning("worker_process_ended", pid=process.pid, exit_code=process.returncode)
             self._processes[slot] = self._start()
-            self._pids.append(self._processes[slot].pid)
             self._started_at[slot] = now
 
     def _start(self) -> subprocess.Popen:
@@ -122,8 +112,9 @@ class Supervisor:
 def _command() -> list[str]:
     if settings.CONTIMG_COURIER == "database":
         return ["manage.py", "db_worker", "--no-startup-delay", "--no-reload", "-v", "0"]
-    options = ["--pool", "solo", "--loglevel", "WARNING", "--without-gossip", "--without-mingle"]
-    return ["-m", "celery", "-A", "batch.celery", "worker", *options, "-n", f"{os.getpid()}-{time.monotonic_ns()}@%h"]
+    options = ["--pool", "solo", "--without-gossip", "--without-mingle"]
+    name = f"{os.getpid()}-{time.monotonic_ns()}@%h"
+    return ["-m", "celery", "--quiet", "-A", "batch.celery", "worker", *options, "-n", name]
 
 
 def _end_with_parent() -> None:

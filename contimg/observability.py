@@ -64,6 +64,8 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
             # RequestMiddleware says it once, with the request's id.
             "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
             "django.request": {"level": "ERROR"},
+            # A line for each doorbell; what the work came to is said by who did it.
+            "celery": {"level": "WARNING"},
             # Anybody can send a wrong Host header: no fault of ours, and a traceback of Django's insides tells nothing.
             "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         },
