@@ -375,6 +375,7 @@ def set_priority(*, batch: Batch, priority: int) -> None:
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
     with transaction.atomic():
+        transitions.lock(batch.items.unended())
         batch.items.unended().update(priority=priority)
         Batch.objects.filter(pk=batch.pk).update(priority=priority)
         audit(action="batch.set_priority", subject=batch, details={"priority": priority})

@@ -337,9 +337,7 @@ def release_calibrated(items: ItemQuerySet) -> int:
     """Tables have come: those that waited for some look again."""
     with transaction.atomic():
         moves = _Moves()
-        moves.touch(
-            items.waiting_for_calibration(), State.WAITING, State.READY, error_code="", error_detail=""
-        )  # fmt: skip
+        moves.touch(items.waiting_for_calibration(), State.WAITING, State.READY, error_code="", error_detail="")
         return moves.count()
 
 
@@ -358,6 +356,12 @@ ORPHANED = (
 )
 
 
+def lock(items: ItemQuerySet) -> set[int]:
+    """Lock these until the transaction ends, in the one order that all transactions have; returns their batches."""
+    chosen = Item.objects.filter(pk__in=items.order_by().values("pk"))
+    return set(chosen.select_for_update().order_by("pk").values_list("batch_id", flat=True))
+
+
 class _Moves:
     """Items moved in one transaction. Their batches' counts follow when all have been."""
 
@@ -366,14 +370,11 @@ class _Moves:
 
     def touch(self, items: ItemQuerySet, before: State, to: State, **changes: Any) -> int:
         """Those of the items that are in a state, to another."""
-        chosen = Item.objects.filter(pk__in=items.filter(state=before).order_by().values("pk"))
-        locked = chosen.select_for_update().order_by("pk").values_list("pk", "batch_id")
-        keys: dict[int, list[int]] = {}
-        for pk, batch_id in locked:
-            keys.setdefault(batch_id, []).append(pk)
+        chosen = items.filter(state=before).order_by()
         n = 0
-        for batch_id, of_batch in keys.items():
-            moved = Item.objects.filter(pk__in=of_batch, state=before).update(state=to, changed_at=Now(), **changes)
+        for batch_id in lock(chosen):
+            keys = chosen.filter(batch_id=batch_id).values("pk")
+            moved = Item.objects.filter(pk__in=keys, state=before).update(state=to, changed_at=Now(), **changes)
             self._moved[batch_id, before, to] += moved
             n += moved
         return n
@@ -405,6 +406,7 @@ def cancel(items: ItemQuerySet) -> int:
     over = {"error_code": "cancelled", "error_detail": "Cancelled before it ran.", "finished_at": Now()}
     with transaction.atomic():
         moves = _Moves()
+        lock(items.unended())
         n = items.running().filter(cancel_requested_at=None).update(cancel_requested_at=Now(), changed_at=Now())
         for state in (State.WAITING, State.READY):
             n += moves.touch(items, state, State.CANCELLED, **over)

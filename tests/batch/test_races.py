@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.models.functions import Now
 
 from batch import transitions
 from batch.executor import record_ending
 from batch.models import Attempt, Batch, Item
-from batch.services import NothingToCancel, cancel_batch, create_batch
+from batch.services import NothingToCancel, cancel_batch, create_batch, retry_batch, set_priority
 from batch.sweeper import Sweeper
 from batch.transitions import Claim
 from batch.work import run
@@ -197,3 +198,33 @@ def test_an_item_that_was_cancelled_does_not_run_again_whatever_befell_it_meanwh
     end(held)
     assert ended(item) == ("cancelled", outcome, 0)
     assert claimed() is None
+
+
+# --- for the rows of a whole batch -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)  # SQLite has one writer at a time
+@pytest.mark.parametrize(
+    "steer",
+    [cancel_batch, retry_batch, lambda *, batch: set_priority(batch=batch, priority=5)],
+    ids=["cancel", "retry", "priority"],
+)
+def test_who_steers_a_batch_and_who_claims_of_it_never_wait_for_each_other(steer):
+    """A claim holds an item and then wants the batch's counts. He who steers must not hold these while he waits."""
+    batch = asked(a_tile(), stage="process")
+    item = batch.items.get(stage="convert")
+    if steer is retry_batch:
+        cancel_batch(batch=batch)
+    with ThreadPoolExecutor(1) as other:
+        with transaction.atomic():
+            Item.objects.select_for_update().get(pk=item.pk)
+            steering = other.submit(with_own_connection, lambda: steer(batch=batch))
+            until(is_one_waiting)
+            Batch.objects.filter(pk=batch.pk).update(changed_at=Now())
+        steering.result(30)
+
+
+def is_one_waiting() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return cursor.fetchone()[0] == 1
