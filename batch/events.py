@@ -81,7 +81,7 @@ class Cursor:
     """How far a stream has got: `since.began.item item.attempt:bytes item.attempt:bytes ...`.
 
     Of the items that changed since then, those up to this one are told, in the walk that began then. Times are in
-    microseconds since 1970, to the present of 2286.
+    microseconds since 1970.
     """
 
     since: int | None = None

@@ -47,8 +47,10 @@ def _outcome(tile: SubbandGroup, items: Iterable[Any], made: Mapping[str, Any]) 
 def _results(tiles: Sequence[SubbandGroup]) -> dict[int, dict[str, Any]]:
     """What came out of each tile, by the tile's key."""
     images = Image.objects.tiles().current().filter(measurement_set__group__in=tiles)
-    columns = ("measurement_set__group", "grade", "rms_jy_per_beam", "dynamic_range", "catalogue__n_detected")
-    return {row[0]: dict(zip(NOTHING, row[1:], strict=True)) for row in images.values_list(*columns)}
+    columns = ("measurement_set__group", "missing_subbands", "grade", "rms_jy_per_beam", "dynamic_range")
+    names = ("missing_subbands", *NOTHING)
+    rows = images.values_list(*columns, "catalogue__n_detected")
+    return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
 
 
 def outcome_line(tile: Mapping[str, Any]) -> str:

@@ -109,17 +109,18 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
 
 def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
     """The same without child processes, for a debugger: nothing limits a stage, and a crash of it is ours."""
-    while held := transitions.claim(worker=this_process(), host="", batch=batch):
-        try:
-            record_ending(held, run(held, lambda fraction: None))
-        except KeyboardInterrupt:
-            transitions.hand_back(held, code="", detail="")
-            transitions.cancel(batch.items.all())
-            raise
-        finally:
-            transitions.settle(held)
-        batch.refresh_from_db()
-        watch(batch)
+    with present(n_processes=1):
+        while held := transitions.claim(worker=this_process(), host="", batch=batch):
+            try:
+                record_ending(held, run(held, lambda fraction: None))
+            except KeyboardInterrupt:
+                transitions.hand_back(held, code="", detail="")
+                transitions.cancel(batch.items.all())
+                raise
+            finally:
+                transitions.settle(held)
+            batch.refresh_from_db()
+            watch(batch)
     return batch
 
 

@@ -14,15 +14,14 @@ from batch.estimates import Estimates
 from batch.models import Batch, Item, Pause, State, Worker
 from batch.presence import n_processes
 from calibration.models import CalibrationTable, Calibrator
+from calibration.querysets import HALF_POWER_RADIUS_DEG
 from contimg.products import is_gone, products_root
 from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
 from observations.services import describe
-from observations.telescope import local_sidereal_time_h, meridian_icrs
+from observations.telescope import local_sidereal_time_h, meridian_icrs, next_transit
 
 DAY = timedelta(days=1)
-SIDEREAL_HOURS_PER_DEG = 1 / 15.0410686  # of UTC, that the sky takes for a degree
-CALIBRATOR_REACH_DEG = 1.36  # from the strip: half of the beam's width at 1.4 GHz
 SHOWN = 10
 
 
@@ -103,15 +102,15 @@ def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None
     """The first calibrator that the strip will see."""
     if dec_deg is None:
         return None
-    (ra_deg,), (icrs_dec_deg,) = meridian_icrs([now], [dec_deg])
+    _, (icrs_dec_deg,) = meridian_icrs([now], [dec_deg])
     near = Calibrator.objects.filter(
-        dec_deg__range=(icrs_dec_deg - CALIBRATOR_REACH_DEG, icrs_dec_deg + CALIBRATOR_REACH_DEG)
+        dec_deg__range=(icrs_dec_deg - HALF_POWER_RADIUS_DEG, icrs_dec_deg + HALF_POWER_RADIUS_DEG)
     )
-    transits = sorted(((row.ra_deg - ra_deg) % 360 * SIDEREAL_HOURS_PER_DEG, row.name) for row in near)
+    transits = sorted((next_transit(row.ra_deg, row.dec_deg, now), row.name) for row in near)
     if not transits:
         return None
-    hours, name = transits[0]
-    return {"calibrator": name, "at": now + timedelta(hours=hours)}
+    at, name = transits[0]
+    return {"calibrator": name, "at": at}
 
 
 def _workers(now: datetime) -> list[dict[str, Any]]:

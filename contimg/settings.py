@@ -165,6 +165,7 @@ TEMPLATES = [
 if not env.str("DATABASE_URL", default="sqlite:").startswith(("sqlite:", "postgres:", "postgresql:")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite: or postgres:, as in postgres://user@host/name.")
 _pool_size = _number("CONTIMG_DB_POOL_SIZE", 8, int)
+CONTIMG_LEASE_S = _number("CONTIMG_LEASE_S", 60)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'contimg.sqlite3'}")}
 _database = DATABASES["default"]
 if _database["ENGINE"] == "django.db.backends.sqlite3":
@@ -185,7 +186,7 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
     _database["ENGINE"] = "django_prometheus.db.backends.postgresql"
     # A machine that freezes in the middle of a record holds its item's row, and the sweepers of all others wait for it:
     # who is silent in a transaction for a whole lease counts as dead there too.
-    _silence = f"-c idle_in_transaction_session_timeout={1000 * _number('CONTIMG_LEASE_S', 60):.0f}"
+    _silence = f"-c idle_in_transaction_session_timeout={1000 * CONTIMG_LEASE_S:.0f}"
     _options = _database.get("OPTIONS", {})
     _database["OPTIONS"] = {
         **_options,
@@ -321,7 +322,6 @@ CONTIMG_FLUX_SYSTEMATIC = _number("CONTIMG_FLUX_SYSTEMATIC", 0.02)
 # --- work ----------------------------------------------------------------------------------------------------------
 CONTIMG_STAGES = "batch.stages.STAGES"
 CONTIMG_LOG_DIR = BASE_DIR / env.str("CONTIMG_LOG_DIR", default=str(VAR_DIR / "logs"))
-CONTIMG_LEASE_S = _number("CONTIMG_LEASE_S", 60)
 CONTIMG_SWEEP_S = _number("CONTIMG_SWEEP_S", 10)
 CONTIMG_DRAIN_S = _number("CONTIMG_DRAIN_S", 30)
 CONTIMG_MAX_TRIES = _number("CONTIMG_MAX_TRIES", 5, int)

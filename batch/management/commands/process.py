@@ -14,7 +14,6 @@ from batch import transitions
 from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
 from batch.outcomes import items_by_tile, outcome_line, outcomes
-from batch.presence import present
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
 from batch.stages import is_processed
@@ -90,8 +89,7 @@ class Command(ContimgCommand):
         try:
             with showing(asked.batch, quiet=quiet, write=self.stderr.write) as show:
                 if workers == 0:
-                    with present(n_processes=1):
-                        return run_batch_here(batch=asked.batch, watch=show)
+                    return run_batch_here(batch=asked.batch, watch=show)
                 return run_batch(batch=asked.batch, n_workers=workers, watch=show)
         except KeyboardInterrupt:
             asked.batch.refresh_from_db()
@@ -120,7 +118,7 @@ def _why_not(group: SubbandGroup) -> str:
 
 
 def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int, int]) -> list[dict[str, Any]]:
-    items = items_by_tile(Item.objects.filter(batch__in=[*batches, *elsewhere.values()], group__in=tiles))
+    items = items_by_tile(Item.objects.filter(batch__in={*batches, *elsewhere.values()}, group__in=tiles))
     found = outcomes(tiles, items)
     for tile, outcome in zip(tiles, found, strict=True):
         if tile.pk in elsewhere and outcome["state"] != State.DONE and not outcome["code"]:

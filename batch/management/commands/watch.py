@@ -88,7 +88,7 @@ class Command(ContimgCommand):
                 if self._as_json
                 else f"{at:%Y-%m-%d %H:%M:%S}  {one.text}"
             )
-            with self._line.external_write_mode(file=self.stdout._out):
+            with self._line.external_write_mode():
                 self.stdout.write(text)
                 self.stdout.flush()
 
