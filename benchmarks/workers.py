@@ -28,9 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nights", type=int, default=6)
     parser.add_argument("--direct", type=Path, metavar="RAW", help=argparse.SUPPRESS)
+    parser.add_argument("--workers-until-done", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.direct:
         direct(options.direct)
+        return
+    if options.workers_until_done:
+        workers_until_done()
         return
     adopt_orphans()
     with tempfile.TemporaryDirectory() as name:
@@ -154,7 +158,4 @@ def workers_until_done() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--workers-until-done"]:
-        workers_until_done()
-    else:
-        main()
+    main()
