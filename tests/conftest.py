@@ -7,14 +7,16 @@ from django.contrib.auth.models import User
 from django.core.cache import cache
 from rest_framework.test import APIClient
 
+from contimg.products import WORK_FOLDER
+
 pytest_plugins = ["tests.science"]
 
 
 @pytest.fixture(autouse=True)
 def products_root(tmp_path: Path, settings) -> Path:
-    """Every test has its own, empty products root."""
+    """Every test has its own products root, without products: that of a disk which is there."""
     settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "products"
-    settings.CONTIMG_PRODUCTS_ROOT.mkdir()
+    (settings.CONTIMG_PRODUCTS_ROOT / WORK_FOLDER).mkdir(parents=True)
     return settings.CONTIMG_PRODUCTS_ROOT
 
 

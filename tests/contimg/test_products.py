@@ -291,6 +291,7 @@ def test_a_process_is_gone_only_for_who_can_see_it():
 
 
 def test_a_root_that_should_hold_products_and_does_not_is_not_made_anew(products_root):
+    (products_root / WORK_FOLDER).rmdir()
     with pytest.raises(ProductsAway, match="is its disk mounted"):
         require_writable_roots(holds_products=True)
     assert list(products_root.iterdir()) == []
