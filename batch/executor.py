@@ -26,7 +26,7 @@ from django.db import DatabaseError, close_old_connections
 from django.db.models import Sum
 
 from batch import transitions
-from batch.logs import log_folder
+from batch.logs import log_folder, log_name
 from batch.models import Attempt, Batch, Item
 from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
@@ -134,7 +134,7 @@ class Executor:
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
         free = psutil.disk_usage(str(products_root())).free  # first of all: a root that is away is not made anew
-        item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
+        item = Item.objects.select_related("batch").get(pk=held.item_id)
         structlog.contextvars.bind_contextvars(subject=str(item.subject))
         try:
             needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))
@@ -159,8 +159,7 @@ class Executor:
             self.close()
             self._child = _Child()
         child = self._child
-        log_path = log_folder() / f"{held.item_id // 1000}" / f"{held.item_id}.{held.attempt}.log"
-        Attempt.objects.filter(pk=held.attempt_id).update(log_path=str(log_path.relative_to(log_folder())))
+        log_path = log_folder() / log_name(item_id=held.item_id, attempt=held.attempt)
         try:
             with child.logging_to(log_path):
                 ended = self._until_ended(held, child, stage.time_limit_s, stage.memory_limit_bytes)
@@ -179,9 +178,12 @@ class Executor:
             self._note(held, child)
             transitions.hand_back(held, code="", detail="")
         else:
+            if not ended["code"]:  # the child has recorded all but what only its watcher knows
+                if child.peak_bytes:
+                    Attempt.objects.filter(pk=held.attempt_id).update(peak_memory_bytes=child.peak_bytes)
+                return True
             self._note(held, child)
             record_ending(held, ended)
-            return not ended["code"]
         return False
 
     def _until_ended(self, held: Claim, child: _Child, time_limit_s: float, memory_limit_bytes: int) -> dict[str, Any]:

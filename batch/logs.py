@@ -27,6 +27,11 @@ def log_folder() -> Path:
     return Path(settings.CONTIMG_LOG_DIR)
 
 
+def log_name(*, item_id: int, attempt: int) -> str:
+    """Where an attempt's log is, relative to the folder of logs; a thousand items share a folder."""
+    return f"{item_id // 1000}/{item_id}.{attempt}.log"
+
+
 def log_path_of(attempt: Attempt) -> Path | None:
     """The log of an attempt, if it wrote one that is still there."""
     path = inside(log_folder(), attempt.log_path) if attempt.log_path else None

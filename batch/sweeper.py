@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,17 +28,13 @@ from observations.models import Epoch, MeasurementSet, SubbandGroup
 
 log = structlog.get_logger(__name__)
 
+IMAGE_COLUMNS = ("path", "flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
 # Every column that names a product, and the way from its row to the tile.
 PATH_COLUMNS = (
-    (MeasurementSet, "path", "group"),
-    (FlagTable, "path", "measurement_set__group"),
-    (CalibrationTable, "path", "source_measurement_set__group"),
-    (Image, "path", "measurement_set__group"),
-    (Image, "flat_noise_path", "measurement_set__group"),
-    (Image, "residual_path", "measurement_set__group"),
-    (Image, "primary_beam_path", "measurement_set__group"),
-    (Image, "noise_path", "measurement_set__group"),
-    (Image, "preview_path", "measurement_set__group"),
+    (MeasurementSet, ("path",), "group"),
+    (FlagTable, ("path",), "measurement_set__group"),
+    (CalibrationTable, ("path",), "source_measurement_set__group"),
+    (Image, IMAGE_COLUMNS, "measurement_set__group"),
 )
 
 
@@ -115,10 +111,14 @@ def _is_left_behind(folder: Path) -> bool:
     return not Item.objects.running().filter(pk=pk, attempt=attempt).exists()
 
 
-def remove_unnamed(folder: Path) -> list[str]:
-    """Remove those products in the journal of a work folder that no row names; returns their paths."""
+def remove_unnamed(folder: Path, *, subject: SubbandGroup | Epoch | None = None) -> list[str]:
+    """Remove those products in the journal of a work folder that no row names; returns their paths.
+
+    With a subject only its rows are asked, which takes no longer the more images there are.
+    """
     wanted = set(noted(folder))
-    removed = sorted(wanted - set(_named(wanted)))
+    named = set(products_of(subject)) if subject and wanted else _named(wanted)
+    removed = sorted(wanted - named)
     for relative in removed:
         path = inside(products_root(), relative)
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -128,16 +128,20 @@ def remove_unnamed(folder: Path) -> list[str]:
 
 def products_of(subject: SubbandGroup | Epoch) -> Iterator[str]:
     """The paths of all products of a tile, or of all mosaics of an epoch, of every version."""
-    for model, column, to_tile in PATH_COLUMNS:
+    for model, columns, to_tile in PATH_COLUMNS:
         if isinstance(subject, SubbandGroup):
             rows = model._default_manager.filter(**{to_tile: subject})
         elif model is Image:
             rows = Image.objects.filter(mosaic_of=subject)
         else:
             continue
-        yield from rows.exclude(**{column: ""}).values_list(column, flat=True)
+        for paths in rows.values_list(*columns):
+            yield from filter(None, paths)
 
 
-def _named(paths: Iterable[str]) -> Iterator[str]:
-    for model, column, _ in PATH_COLUMNS:
-        yield from model._default_manager.filter(**{f"{column}__in": paths}).values_list(column, flat=True)
+def _named(paths: set[str]) -> set[str]:
+    named: set[str] = set()
+    for model, columns, _ in PATH_COLUMNS if paths else ():
+        for column in columns:
+            named |= set(model._default_manager.filter(**{f"{column}__in": paths}).values_list(column, flat=True))
+    return named

@@ -21,6 +21,7 @@ from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, 
 from django.db.models.functions import Coalesce, Now
 from django.db.models.lookups import Exact
 
+from batch.logs import log_name
 from batch.models import ENDED, OPEN, UNFINISHED, Attempt, Batch, Item, Pause, StageName, State
 from batch.querysets import ItemQuerySet
 from contimg.exceptions import ContimgError
@@ -29,7 +30,7 @@ from observations.models import Epoch, SubbandGroup, name_files
 WAITING_FOR_CALIBRATION = "waiting_for_calibration"
 WAITING_FOR_TILES = "waiting_for_tiles"
 CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
-STOPPED = ("cancelled", "Stopped on request.")
+STOPPED: dict[str, Any] = {"error_code": "cancelled", "error_detail": "Stopped on request."}
 CLAIM_TRIES = 3
 BACKOFF_S = 10.0
 MAX_BACKOFF_S = 600.0
@@ -99,8 +100,9 @@ def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
     if not taken:
         return None
     attempt = Attempt.objects.create(
-        item_id=item.pk, number=number, stage=item.stage, worker=worker, host=host, started_at=Now()
-    )
+        item_id=item.pk, number=number, stage=item.stage, worker=worker, host=host, started_at=Now(),
+        log_path=log_name(item_id=item.pk, attempt=number),
+    )  # fmt: skip
     _count(item.batch_id, State.READY, State.RUNNING)
     return Claim(item.pk, number, item.batch_id, item.stage, attempt.pk)
 
@@ -128,17 +130,17 @@ def reserve(held: Claim, n_bytes: int) -> None:
     _held(held).update(reserved_bytes=n_bytes)
 
 
-def finish(held: Claim, **evidence: Any) -> None:
+def finish(held: Claim) -> None:
     """Done. Called first in the transaction that writes the results: whoever lost the item, writes nothing.
 
     Raises LeaseLost, and CancelRequested when somebody asked for that before this moment.
     """
-    _end(held, State.DONE, Attempt.Outcome.DONE, unless_cancelled=True, progress=1.0)
-    Attempt.objects.filter(pk=held.attempt_id).update(**evidence)
+    _let_go(held, State.DONE, unless_cancelled=True, progress=1.0)
 
 
-def count_finished(held: Claim) -> None:
+def count_finished(held: Claim, **of_attempt: Any) -> None:
     """Called last in that transaction, so that other items of the batch wait for its counts as shortly as can be."""
+    _end_attempt(held, Attempt.Outcome.DONE, **of_attempt)
     _count(held.batch_id, State.RUNNING, State.DONE)
 
 
@@ -174,20 +176,19 @@ def wait_for_calibration(held: Claim, *, code: str, detail: str) -> None:
 
 def cancelled(held: Claim) -> None:
     """The worker has stopped it, as was asked."""
-    _leave(held, State.CANCELLED, Attempt.Outcome.CANCELLED, *STOPPED)
+    _leave(held, State.CANCELLED, Attempt.Outcome.CANCELLED, STOPPED["error_code"], STOPPED["error_detail"])
 
 
 def _leave(held: Claim, state: State, outcome: Attempt.Outcome, code: str, detail: str, **changes: Any) -> State:
     """Returns the item's new state: one that was to run again does not, when somebody asked for it to be cancelled."""
     with transaction.atomic():
         try:
-            _end(
-                held, state, outcome, unless_cancelled=state in OPEN, error_code=code, error_detail=detail[:500],
-                **changes,
-            )  # fmt: skip
+            error: dict[str, Any] = {"error_code": code, "error_detail": detail[:500]}
+            _let_go(held, state, unless_cancelled=state in OPEN, **error, **changes)
         except CancelRequested:
-            state, (code, detail) = State.CANCELLED, STOPPED
-            _end(held, state, outcome, error_code=code, error_detail=detail)
+            state, error = State.CANCELLED, STOPPED
+            _let_go(held, state, **error)
+        _end_attempt(held, outcome, **error)
         _count(held.batch_id, State.RUNNING, state)
     return state
 
@@ -203,10 +204,8 @@ def _held(held: Claim) -> ItemQuerySet:
     return Item.objects.filter(pk=held.item_id, state=State.RUNNING, attempt=held.attempt)
 
 
-def _end(
-    held: Claim, state: State, outcome: Attempt.Outcome, *, unless_cancelled: bool = False, **changes: Any
-) -> None:
-    """The fencing update: nothing of an attempt is written but through here. Raises LeaseLost and CancelRequested."""
+def _let_go(held: Claim, state: State, *, unless_cancelled: bool = False, **changes: Any) -> None:
+    """The fencing update: nothing of an attempt is written but after it. Raises LeaseLost and CancelRequested."""
     mine = _held(held).filter(cancel_requested_at=None) if unless_cancelled else _held(held)
     over = {"finished_at": Now()} if state in ENDED else {}
     moved = mine.update(
@@ -217,10 +216,10 @@ def _end(
         if unless_cancelled:
             look(held)
         raise LeaseLost(f"Item {held.item_id} was taken from this worker; nothing of it was recorded.")
-    Attempt.objects.filter(pk=held.attempt_id).update(
-        outcome=outcome, finished_at=Now(),
-        error_code=changes.get("error_code", ""), error_detail=changes.get("error_detail", ""),
-    )  # fmt: skip
+
+
+def _end_attempt(held: Claim, outcome: Attempt.Outcome, **changes: Any) -> None:
+    Attempt.objects.filter(pk=held.attempt_id).update(outcome=outcome, finished_at=Now(), **changes)
 
 
 # --- what waits for what ---------------------------------------------------------------------------------------
@@ -228,17 +227,18 @@ def _end(
 # and the sweeper's `settle_all` moves them.
 def settle(held: Claim) -> None:
     """An item has ended: what was to follow it becomes ready, or ends with it."""
-    state = Item.objects.values_list("state", flat=True).get(pk=held.item_id)
-    followers = Item.objects.filter(after_id=held.item_id)
-    if state == State.DONE:
-        release(followers)
-    elif state in UNFINISHED:
-        _end_orphaned(followers)
     batch_items = Item.objects.filter(batch_id=held.batch_id)
-    if held.stage in CALIBRATING:
-        release(batch_items.filter(stage=StageName.APPLY))
-    if held.stage == StageName.PHOTOMETRY or state != State.DONE:
-        release(batch_items.filter(stage=StageName.ASSESS))
+    if batch_items.waiting().exists():
+        state = Item.objects.values_list("state", flat=True).get(pk=held.item_id)
+        followers = Item.objects.filter(after_id=held.item_id)
+        if state == State.DONE:
+            release(followers)
+        elif state in UNFINISHED:
+            _end_orphaned(followers)
+        if held.stage in CALIBRATING:
+            release(batch_items.filter(stage=StageName.APPLY))
+        if held.stage == StageName.PHOTOMETRY or state != State.DONE:
+            release(batch_items.filter(stage=StageName.ASSESS))
     mosaics = Item.objects.waiting_mosaics()
     if held.stage != StageName.MOSAIC and mosaics.exists():
         tile = Item.objects.with_subject().get(pk=held.item_id).tile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Model, Q
 
 from batch import evidence, transitions
-from batch.models import Attempt, Item, StageName
+from batch.models import Item, StageName
 from batch.stages import Job, Stage, StageNotReady, stages
 from batch.sweeper import products_of, remove_unnamed, work_owner
 from batch.transitions import Claim
@@ -53,12 +54,13 @@ def run_stage(held: Claim, progress: Callable[[float], None]) -> None:
 
     Raises what the stage raises; LeaseLost and CancelRequested when the item is no longer this worker's to finish.
     """
-    item = Item.objects.with_subject().select_related("batch").get(pk=held.item_id)
+    began_s = time.monotonic()
+    item = Item.objects.select_related("batch").get(pk=held.item_id)
     job, stage = Job.of(item, progress), stages()[held.stage]
     if stage.is_done(job):
-        _record_done_before(held, stage, job)
+        _record_done_before(held, stage, job, began_s)
     else:
-        _do(held, stage, job)
+        _do(held, stage, job, began_s)
     transitions.settle(held)
     if stage.name == StageName.CALIBRATE and job.tile is not None:
         release_waiting_tiles(job.tile)
@@ -83,24 +85,29 @@ def release_waiting_tiles(solved: SubbandGroup) -> int:
     return transitions.release_calibrated(Item.objects.filter(of_group | of_set))
 
 
-def _record_done_before(held: Claim, stage: Stage, job: Job) -> None:
+def _record_done_before(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
     outputs = evidence.read(stage.outputs(job))
     with transaction.atomic():
-        transitions.finish(held, evidence={"inputs": [], "outputs": outputs, "was_done_before": True})
-        transitions.count_finished(held)
+        transitions.finish(held)
+        transitions.count_finished(
+            held,
+            evidence={"inputs": [], "outputs": outputs, "was_done_before": True},
+            exit_code=0,
+            duration_s=time.monotonic() - began_s,
+        )
 
 
-def _do(held: Claim, stage: Stage, job: Job) -> None:
+def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
     began_cpu_s = _cpu_s()
     inputs = evidence.read(stage.inputs(job))
-    Attempt.objects.filter(pk=held.attempt_id).update(input_bytes=evidence.total_bytes(inputs))
+    subject = job.epoch or job.tile
     with workspace(work_owner(held)) as folder:
         since_ns = folder.stat().st_mtime_ns
         before = _recorded(stage, job)
         record = stage.work(job, folder)
         job.progress(0.95)
         make_durable(folder)
-        if subject := job.epoch or job.tile:
+        if subject is not None:
             note(folder, products_of(subject))
         try:
             with transaction.atomic():
@@ -108,15 +115,18 @@ def _do(held: Claim, stage: Stage, job: Job) -> None:
                 record()
                 rows = _recorded(stage, job)
                 outputs = evidence.made(rows, since_ns=since_ns, before=before)
-                Attempt.objects.filter(pk=held.attempt_id).update(
+                transitions.count_finished(
+                    held,
                     evidence={"inputs": inputs, "outputs": outputs},
+                    input_bytes=evidence.total_bytes(inputs),
                     engine=getattr(rows[0], "engine", ""),
                     versions=getattr(rows[0], "versions", {}),
+                    exit_code=0,
+                    duration_s=time.monotonic() - began_s,
                     cpu_s=_cpu_s() - began_cpu_s,
                 )
-                transitions.count_finished(held)
         finally:
-            remove_unnamed(folder)
+            remove_unnamed(folder, subject=subject)
 
 
 def _recorded(stage: Stage, job: Job) -> list[Model]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from batch.sweeper import PATH_COLUMNS, products_of, remove_unnamed
+from batch.sweeper import IMAGE_COLUMNS, products_of, remove_unnamed
 from batch.sweeper import sweep_files as sweep
 from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, this_process, workspace
 from tests.batch.nights import dead_process
@@ -76,7 +76,7 @@ def test_the_products_of_another_database_are_never_touched(products_root):
 
 def everything_named(root: Path) -> Iterable[str]:
     """A file for every column that names one, of current, superseded and retired products."""
-    paths = {column: f"images/{column}.fits" for _, column, _ in PATH_COLUMNS if column != "path"}
+    paths = {column: f"images/{column}.fits" for column in IMAGE_COLUMNS if column != "path"}
     ImageFactory(path="images/path.fits", is_current=False, **paths)
     MeasurementSetFactory(path="measurement_sets/x.ms")
     FlagTableFactory(path="flags/x.h5")
@@ -159,14 +159,16 @@ def test_an_empty_root_has_nothing_to_sweep(products_root):
     assert sweep() == []
 
 
-def test_what_was_published_and_recorded_is_kept_and_what_was_not_goes(products_root):
+@pytest.mark.parametrize("subject_is_known", [True, False])
+def test_what_was_published_and_recorded_is_kept_and_what_was_not_goes(products_root, subject_is_known):
     with workspace() as folder:
         for name in ("recorded", "lost"):
             put(folder, f"{name}.fits")
-        ImageFactory(path=(kept := publish(folder / "recorded.fits", "images/recorded.fits")))
+        image = ImageFactory(path=(kept := publish(folder / "recorded.fits", "images/recorded.fits")))
         lost = publish(folder / "lost.fits", "images/lost.fits")
 
-        assert remove_unnamed(folder) == [lost]
+        subject = image.measurement_set.group if subject_is_known else None
+        assert remove_unnamed(folder, subject=subject) == [lost]
     assert files(products_root) == {kept}
 
 

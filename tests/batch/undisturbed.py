@@ -40,7 +40,10 @@ def content() -> dict[str, list[tuple]]:
 def orphans(installation: Installation) -> set[str]:
     """Product files that no row names."""
     named = {
-        path for model, column, _ in PATH_COLUMNS for path in model._default_manager.values_list(column, flat=True)
+        path
+        for model, columns, _ in PATH_COLUMNS
+        for paths in model._default_manager.values_list(*columns)
+        for path in paths
     }
     products = installation.folder / "products"
     return {str(path.relative_to(products)) for path in _products(products)} - named
