@@ -98,6 +98,16 @@ class Installation:
         return found
 
 
+@contextlib.contextmanager
+def inherited(number: signal.Signals, handler: signal.Handlers) -> Iterator[None]:
+    """What is started meanwhile begins with this answer to a signal, whatever started the tests (`nohup`, `&`)."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def until(true: Callable[[], Any], *, within_s: float = 30.0, every_s: float = 0.05) -> Any:
     """What `true` answers when it is true; an assertion when it is not in time."""
     end = time.monotonic() + within_s

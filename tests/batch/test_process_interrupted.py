@@ -9,7 +9,7 @@ import pytest
 
 from batch.models import Batch, Item
 from observations.models import SubbandGroup
-from tests.batch.installation import until
+from tests.batch.installation import inherited, until
 from tests.batch.trivial import behave
 from tests.observations.subband_files import NIGHT, write_tile
 
@@ -25,7 +25,8 @@ def test_one_line_says_how_far_it_came_and_the_same_command_goes_on(install, tmp
     assert installation.start("index_subbands", str(raw)).wait() == 0
     _, second = SubbandGroup.objects.order_by("started_at")
     behave(second, "sleep 60")
-    process = installation.start("process", str(raw), "--settle-s", "0", "--workers", workers, log="process")
+    with inherited(signal.SIGINT, signal.SIG_DFL):
+        process = installation.start("process", str(raw), "--settle-s", "0", "--workers", workers, log="process")
     until(lambda: Item.objects.running().filter(group=second).exists(), within_s=60)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from io import StringIO
 
 import psutil
@@ -18,7 +16,7 @@ from batch.models import Item, Pause, Worker
 from batch.services import cancel_batch, create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
-from tests.batch.installation import COURIERS, of_courier, until
+from tests.batch.installation import COURIERS, inherited, of_courier, until
 from tests.batch.trivial import behave, runs
 from tests.factories import SubbandGroupFactory
 
@@ -72,7 +70,7 @@ def test_a_worker_runs_chains_and_drains_on_term(courier):
 def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install, tmp_path, command):
     installation = install("sqlite", CONTIMG_SWEEP_S=1)
     arguments = [*command, str(tmp_path)] if command[0] == "watch" else command
-    with inherited(signal.SIG_DFL):  # the tests themselves may have been started by nohup
+    with inherited(signal.SIGHUP, signal.SIG_DFL):  # the tests themselves may have been started by nohup
         started = installation.start(*arguments)
     until(Worker.objects.alive().exists)
     time.sleep(0.5)
@@ -81,7 +79,7 @@ def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install,
     assert not Worker.objects.alive().exists()
     assert installation.processes() == []
 
-    with inherited(signal.SIG_IGN):
+    with inherited(signal.SIGHUP, signal.SIG_IGN):
         ignoring = installation.start(*arguments, log="ignoring")
     until(Worker.objects.alive().exists)
     ignoring.send_signal(signal.SIGHUP)
@@ -89,16 +87,6 @@ def test_a_closed_terminal_drains_as_term_does_and_nohup_has_it_ignored(install,
     assert ignoring.poll() is None
     ignoring.terminate()
     assert ignoring.wait(30) == 0
-
-
-@contextlib.contextmanager
-def inherited(hangup: signal.Handlers) -> Iterator[None]:
-    """What is started meanwhile begins with this answer to a closed terminal."""
-    before = signal.signal(signal.SIGHUP, hangup)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_item_whose_worker_died_runs_again_within_a_lease_and_a_sweep(courier):
