@@ -223,6 +223,7 @@ class Item(models.Model):
             models.Index(
                 fields=["epoch"], condition=Q(state=State.WAITING, stage=StageName.MOSAIC), name="item_waiting_mosaics"
             ),
+            models.Index(fields=["batch", "id"], name="item_batch"),
             models.Index(fields=["batch", "state", "stage"], name="item_batch_state"),
             models.Index(fields=["state", "id"], name="item_state"),
             models.Index(fields=["batch", "changed_at"], name="item_batch_changed"),
