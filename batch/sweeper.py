@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import structlog
 from django.conf import settings
-from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, Subquery
+from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from batch import transitions
@@ -29,12 +29,12 @@ from observations.models import Epoch, MeasurementSet, SubbandGroup
 log = structlog.get_logger(__name__)
 
 IMAGE_COLUMNS = ("path", "flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
-# Every column that names a product, and the way from its row to the tile.
+# Every column that names a product, and the way from its row to the measurement set.
 PATH_COLUMNS = (
-    (MeasurementSet, ("path",), "group"),
-    (FlagTable, ("path",), "measurement_set__group"),
-    (CalibrationTable, ("path",), "source_measurement_set__group"),
-    (Image, IMAGE_COLUMNS, "measurement_set__group"),
+    (MeasurementSet, ("path",), "pk"),
+    (FlagTable, ("path",), "measurement_set"),
+    (CalibrationTable, ("path",), "source_measurement_set"),
+    (Image, IMAGE_COLUMNS, "measurement_set"),
 )
 
 
@@ -128,15 +128,17 @@ def remove_unnamed(folder: Path, *, subject: SubbandGroup | Epoch | None = None)
 
 def products_of(subject: SubbandGroup | Epoch) -> Iterator[str]:
     """The paths of all products of a tile, or of all mosaics of an epoch, of every version."""
-    for model, columns, to_tile in PATH_COLUMNS:
-        if isinstance(subject, SubbandGroup):
-            rows = model._default_manager.filter(**{to_tile: subject})
-        elif model is Image:
-            rows = Image.objects.filter(mosaic_of=subject)
-        else:
-            continue
-        for paths in rows.values_list(*columns):
-            yield from filter(None, paths)
+    if isinstance(subject, Epoch):
+        yield from _paths(Image.objects.filter(mosaic_of=subject), IMAGE_COLUMNS)
+        return
+    sets = list(MeasurementSet.objects.filter(group=subject).values_list("pk", flat=True))
+    for model, columns, to_set in PATH_COLUMNS if sets else ():
+        yield from _paths(model._default_manager.filter(**{f"{to_set}__in": sets}), columns)
+
+
+def _paths(rows: QuerySet, columns: Iterable[str]) -> Iterator[str]:
+    for paths in rows.order_by().values_list(*columns):
+        yield from filter(None, paths)
 
 
 def _named(paths: set[str]) -> set[str]:
