@@ -65,7 +65,8 @@ def _refuse_unwritten(row: Model, before: Sequence[Model]) -> None:
     if isinstance(row, Assessment):
         is_empty = not row.findings.exists()
     elif isinstance(row, Catalogue):
-        is_empty = row.n_detected + row.n_forced > 0 and not row.image.measurements.exists()
+        # Detections alone leave no rows: in a poor image, or below what makes a new source, they become no source.
+        is_empty = row.n_forced > 0 and not row.image.measurements.exists()
     else:
         return
     if row in before:

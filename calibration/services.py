@@ -251,7 +251,7 @@ def record_tables(
 def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> list[CalibrationTable]:
     """The bandpass and gain tables of the valid set nearest in time, of the tile's own dec strip.
 
-    Tables that made the current calibrated set are kept while they are valid and not superseded by a newer solution
+    Tables that made the current calibrated set are kept while they are valid and not superseded by another solution
     of the same calibrator's tile, so that a re-run changes nothing.
     Raises WaitingForCalibration when no set is valid, and CalibrationGateFailed when those that are were graded poor
     and `lenient` was not asked for.
@@ -260,7 +260,7 @@ def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> 
         CalibrationTable.objects.in_use()
         .valid_at(measurement_set.observed_at)
         .in_strip(measurement_set.pointing_dec_deg)
-        .select_related("source_measurement_set")
+        .select_related("source_measurement_set", "flag_table", "calibrator")
     )
     sets = _complete_sets(valid)
     if not sets:
@@ -276,7 +276,7 @@ def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> 
         )
     applied = _applied_now(measurement_set)
     return min(
-        _newest_versions(passed),
+        _current_versions(passed),
         key=lambda tables: ({t.pk for t in tables} != applied, _distance(tables, measurement_set)),
     )
 
@@ -298,10 +298,23 @@ def _applied_now(measurement_set: MeasurementSet) -> set[int]:
     return set(AppliedTable.objects.filter(measurement_set__in=current).values_list("table_id", flat=True))
 
 
-def _newest_versions(sets: Sequence[list[CalibrationTable]]) -> list[list[CalibrationTable]]:
-    """Of each calibrator's tile the newest solution. Else a corrected one would never replace what was applied."""
-    newest = {tables[0].source_measurement_set.group_id: tables for tables in sorted(sets, key=lambda s: s[0].pk)}
-    return list(newest.values())
+def _current_versions(sets: Sequence[list[CalibrationTable]]) -> list[list[CalibrationTable]]:
+    """Of each calibrator's tile the solution of today's parameters, or else the newest.
+
+    Were the newest always taken, going back to parameters that were in use before would change nothing.
+    """
+    current: dict[int, list[CalibrationTable]] = {}
+    for tables in sorted(sets, key=lambda tables: (_is_as_configured(tables), tables[0].pk)):
+        current[tables[0].source_measurement_set.group_id] = tables
+    return list(current.values())
+
+
+def _is_as_configured(tables: Sequence[CalibrationTable]) -> bool:
+    return all(
+        table.flag_table.recipe == flagging_recipe(table.source_measurement_set)
+        and table.recipe == solving_recipe(flag_table=table.flag_table, calibrator=table.calibrator, kind=table.kind)
+        for table in tables
+    )
 
 
 def _distance(tables: Sequence[CalibrationTable], measurement_set: MeasurementSet) -> tuple[float, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from contimg.models import Grade
 from qa.models import Finding, Rule
@@ -30,24 +30,44 @@ class Verdict:
     findings: list[Finding]
 
 
-def judge(
-    *, rules: Iterable[Rule], metrics: Mapping[str, float | None], skipped: Mapping[str, str] | None = None
-) -> Verdict:
+@dataclass(frozen=True)
+class Measured:
+    """What the rules judge of a subject: a figure of each metric, None where it was not measured.
+
+    `skipped` names metrics that do not apply to this subject, with the reason. `reach` is, of a metric, the most that
+    a healthy subject in its place has, with the reason: a rule that asks for more does not apply.
+    """
+
+    metrics: Mapping[str, float | None]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    reach: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+
+
+def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
 
     A finding's grade is what its rule allows the subject: excellent where it did not speak, unknown where it could not.
 
     A metric that is missing or not finite makes the grade unknown, never a pass; but what failed is poor, whatever
-    else was not measured. `skipped` names metrics that do not apply to this subject, with the reason; when nothing
-    applies the grade is unknown.
+    else was not measured. When no rule applies the grade is unknown.
     """
-    skipped = skipped or {}
-    findings = [_finding(rule, metrics.get(rule.metric), skipped.get(rule.metric)) for rule in rules]
-    judged = [finding for finding in findings if finding.metric not in skipped]
-    caps = [Grade(finding.grade) for finding in judged if finding.outcome != Finding.Outcome.SKIP]
+    findings, applied = [], []
+    for rule in rules:
+        reason = measured.skipped.get(rule.metric) or _beyond_reach(rule, measured.reach.get(rule.metric))
+        findings.append(_finding(rule, measured.metrics.get(rule.metric), reason))
+        if reason is None:
+            applied.append(findings[-1])
+    caps = [Grade(finding.grade) for finding in applied if finding.outcome != Finding.Outcome.SKIP]
     grade = max(caps, key=ORDER.index, default=Grade.EXCELLENT)
-    is_incomplete = not judged or any(finding.outcome == Finding.Outcome.SKIP for finding in judged)
+    is_incomplete = not applied or any(finding.outcome == Finding.Outcome.SKIP for finding in applied)
     return Verdict(Grade.UNKNOWN if is_incomplete and grade != Grade.POOR else grade, findings)
+
+
+def _beyond_reach(rule: Rule, reach: tuple[float, str] | None) -> str | None:
+    if reach is None or rule.comparison not in (Rule.Comparison.BELOW, Rule.Comparison.AT_MOST):
+        return None
+    most, reason = reach
+    return reason if rule.limit >= most else None
 
 
 def known(value: float | None) -> float | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import F
 
 from calibration.models import CalibrationTable
 from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from images.models import Image
 from qa.models import Assessment, Finding, Policy, SubjectKind
-from qa.rules import Verdict, judge, known
+from qa.rules import Measured, judge, known
 from sources.models import Source
 from sources.services import refresh_statistics
 
 NOISE_REACHES = 3.0  # its highest peak in an image of many beams is higher
+HEALTHY_NOISE = 1.8  # times the thermal noise, from where the rule `noise_high` warns
 NO_THERMAL_NOISE = {
     Image.Kind.EXTERNAL: "the thermal noise of an image from elsewhere is not known",
     Image.Kind.MOSAIC: "the tiles of a mosaic are held against their thermal noise one by one",
@@ -37,9 +39,8 @@ def active_policy() -> Policy:
 @transaction.atomic
 def assess_image(*, image: Image) -> Assessment:
     """Judge an image by the active policy; its grade, and the statistics of its sources, follow in the transaction."""
-    metrics, skipped = image_metrics(image)
     counted = image.grade != Grade.POOR
-    assessment = _record(Assessment(image=image), image, SubjectKind.IMAGE, metrics, skipped)
+    assessment = _record(Assessment(image=image), image, SubjectKind.IMAGE, measured_of_image(image))
     if counted != (image.grade != Grade.POOR):
         refresh_statistics(images=[image])
     return assessment
@@ -48,16 +49,15 @@ def assess_image(*, image: Image) -> Assessment:
 @transaction.atomic
 def assess_calibration_table(*, table: CalibrationTable) -> Assessment:
     """Judge a table by the active policy; the table's grade follows in the same transaction."""
-    metrics, skipped = table_metrics(table)
-    return _record(Assessment(calibration_table=table), table, SubjectKind.CALIBRATION_TABLE, metrics, skipped)
+    measured = measured_of_table(table)
+    return _record(Assessment(calibration_table=table), table, SubjectKind.CALIBRATION_TABLE, measured)
 
 
 def is_assessed(image: Image) -> bool:
     return image.assessments.current().filter(policy__is_active=True).exists()
 
 
-def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]]:
-    """What the rules judge of an image, and which metrics do not apply to it, with the reason."""
+def measured_of_image(image: Image) -> Measured:
     rms, peak, thermal = map(known, (image.rms_jy_per_beam, image.peak_jy_per_beam, image.thermal_rms_jy_per_beam))
     metrics = {
         "dynamic_range": peak / rms if peak is not None and rms else None,
@@ -66,35 +66,48 @@ def image_metrics(image: Image) -> tuple[dict[str, float | None], dict[str, str]
         "rms_jy_per_beam": rms,
         "peak_jy_per_beam": peak,
     }
-    skipped = {}
+    skipped, reach = {}, {}
     if thermal is None and image.kind in NO_THERMAL_NOISE:
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
-    possible = _possible_dynamic_range(image)
-    if possible is not None and possible < 100 and metrics["dynamic_range"] is not None:
-        skipped["dynamic_range"] = f"the brightest source here allows a dynamic range of {possible:.0f} at best"
-    return metrics, skipped
+    healthy = _healthy_dynamic_range(image)
+    if healthy is not None and metrics["dynamic_range"] is not None:
+        reach["dynamic_range"] = (
+            healthy,
+            f"the brightest source here gives a healthy image a dynamic range of {healthy:.0f}",
+        )
+    return Measured(metrics, skipped, reach)
 
 
-def _possible_dynamic_range(image: Image) -> float | None:
-    """The brightest source in the field, known or seen here, over the thermal noise; None where neither is known.
+def _healthy_dynamic_range(image: Image) -> float | None:
+    """Of the brightest source in the field as the beam sees it, over the noise up to which an image is healthy.
 
-    What is seen counts, or the first visit to a faint field would be judged for having no bright source. A peak below
-    NOISE_REACHES of the image's own noise is no image of the sky and counts for nothing.
+    Known sources count, and what is seen here, or the first visit to a faint field would be judged for having no
+    bright source. A peak below NOISE_REACHES of the image's own noise is no image of the sky and counts for nothing.
+    With the noise of a healthy image a rule of the dynamic range only speaks where one of the noise does too: the same
+    image is not graded lower for a source that is a little brighter. None where neither flux nor noise is known.
     """
     thermal, rms, peak = map(known, (image.thermal_rms_jy_per_beam, image.rms_jy_per_beam, image.peak_jy_per_beam))
     if not thermal:
         return None
-    field = Source.objects.within_cone(
-        ra_deg=image.ra_deg, dec_deg=image.dec_deg, radius_deg=min(image.radius_deg / 2, 10)
-    )
-    fluxes = [field.order_by().aggregate(brightest=Max("flux_mean_jy"))["brightest"]]
+    fluxes = list(_apparent_fluxes_jy(image))
     if peak is not None and rms and peak >= NOISE_REACHES * rms:
         fluxes.append(peak)
-    return max((flux / thermal for flux in fluxes if flux is not None), default=None)
+    return max(fluxes) / (HEALTHY_NOISE * thermal) if fluxes else None
 
 
-def table_metrics(table: CalibrationTable) -> tuple[dict[str, float | None], dict[str, str]]:
-    """What the rules judge of a table. A gain table has no phase to compare over channels and no spectral windows."""
+def _apparent_fluxes_jy(image: Image) -> Iterator[float]:
+    """Of the known sources in the inner half of the image."""
+    from observations.engines.beam import airy_power
+
+    near = Source.objects.within_cone(
+        ra_deg=image.ra_deg, dec_deg=image.dec_deg, radius_deg=min(image.radius_deg / 2, 10)
+    )
+    for flux_jy, distance_deg in near.exclude(flux_mean_jy=None).values_list("flux_mean_jy", F("separation_deg")):
+        yield flux_jy * float(airy_power(math.radians(distance_deg), image.frequency_hz))
+
+
+def measured_of_table(table: CalibrationTable) -> Measured:
+    """A gain table has no phase to compare over channels and no spectral windows."""
     stored = table.metrics
     windows = stored.get("spectral_windows") or []
     metrics = {
@@ -109,22 +122,16 @@ def table_metrics(table: CalibrationTable) -> tuple[dict[str, float | None], dic
     if table.kind == CalibrationTable.Kind.GAIN:
         reason = "a gain table has one value for all channels"
         skipped = {name: reason for name in metrics if name.startswith(("phase_", "worst_"))}
-    return metrics, skipped
+    return Measured(metrics, skipped)
 
 
 def _record(
-    assessment: Assessment,
-    subject: Image | CalibrationTable,
-    kind: SubjectKind,
-    metrics: Mapping[str, float | None],
-    skipped: Mapping[str, str],
+    assessment: Assessment, subject: Image | CalibrationTable, kind: SubjectKind, measured: Measured
 ) -> Assessment:
     policy = active_policy()
-    verdict: Verdict = judge(
-        rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], metrics=metrics, skipped=skipped
-    )
+    verdict = judge(rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], measured=measured)
     subject.assessments.current().update(is_current=False)
-    assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, _as_json(metrics)
+    assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, _as_json(measured.metrics)
     assessment.save()
     for finding in verdict.findings:
         finding.assessment = assessment

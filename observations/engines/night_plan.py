@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from observations.telescope import location, meridian_icrs, use_bundled_iers
 
 SIDEREAL_DAY_S = 86164.0905
 TRUTH_FILE = "truth.json"
+VISIBLE_RADIUS_DEG = 3.0  # to the edge of the main lobe; what its sidelobes see farther out is not simulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +27,10 @@ class NightPlan:
     """`tiles` a night, the first on the calibrator's transit, the others `spacing_s` apart, all on its dec strip.
 
     Each tile's field has `sources_per_tile` point sources with N(>S) proportional to 1/S between the two fluxes,
-    uniform in a disc, at least `min_separation_arcsec` apart, spectral indices of -0.7 +- 0.2. With `variable`, one
-    source of the last tile changes from night to night with V = 0.4. With `damage`, the last tiles of the second,
-    third and fourth night lack a subband, have heavy interference, have three dead antennas.
+    uniform in a disc, at least `min_separation_arcsec` apart, spectral indices of -0.7 +- 0.2. A tile sees the
+    calibrator and the sources of all fields within VISIBLE_RADIUS_DEG of its centre. With `variable`, one source of
+    the last tile changes from night to night with V = 0.4. With `damage`, the last tiles of the second, third and
+    fourth night lack a subband, have heavy interference, have three dead antennas.
     """
 
     nights: int = 6
@@ -64,18 +66,20 @@ def plan_nights(instrument: Instrument, plan: NightPlan, calibrator: SkySource) 
     """All tiles of all nights, in order of time."""
     middle, dec_deg = transit(calibrator, plan.start)
     first = middle - timedelta(seconds=instrument.duration_s / 2)
-    skies = [_sky(instrument, plan, tile, first, dec_deg, calibrator) for tile in range(plan.tiles)]
-    factors = variable_factors(plan)
+    centres = _centres(instrument, plan, first, dec_deg)
+    sky = [calibrator]
+    for tile, centre in enumerate(centres):
+        sky += _field(plan, tile, centre, _seen_from(centre, sky))
+    varying = f"t{plan.tiles - 1}s000" if plan.variable else None
     tiles = []
-    for night in range(plan.nights):
-        for tile in range(plan.tiles):
-            start = first + timedelta(seconds=night * SIDEREAL_DAY_S + tile * plan.spacing_s)
-            sources = _tonight(skies[tile], factors[night] if plan.variable and tile == plan.tiles - 1 else 1.0)
+    for night, factor in enumerate(variable_factors(plan)):
+        tonight = [replace(source, scale=float(factor)) if source.name == varying else source for source in sky]
+        for tile, centre in enumerate(centres):
             tiles.append(
                 TilePlan(
-                    started_at=start,
+                    started_at=first + timedelta(seconds=night * SIDEREAL_DAY_S + tile * plan.spacing_s),
                     pointing_dec_deg=dec_deg,
-                    sources=sources,
+                    sources=_seen_from(centre, tonight),
                     night=night,
                     noise_seed=plan.seed * 10_000 + night * plan.tiles + tile,
                     name_skew_s=plan.name_skew_s,
@@ -83,6 +87,18 @@ def plan_nights(instrument: Instrument, plan: NightPlan, calibrator: SkySource) 
                 )
             )
     return tiles
+
+
+def _centres(instrument: Instrument, plan: NightPlan, first: datetime, dec_deg: float) -> list[SkyCoord]:
+    half = instrument.duration_s / 2
+    middles = [first + timedelta(seconds=tile * plan.spacing_s + half) for tile in range(plan.tiles)]
+    ra_deg, strip_dec_deg = meridian_icrs(middles, [dec_deg] * plan.tiles)
+    return [SkyCoord(*position, unit="deg") for position in zip(ra_deg, strip_dec_deg, strict=True)]
+
+
+def _seen_from(centre: SkyCoord, sky: Sequence[SkySource]) -> tuple[SkySource, ...]:
+    separation = SkyCoord([s.ra_deg for s in sky] * u.deg, [s.dec_deg for s in sky] * u.deg).separation(centre)
+    return tuple(source for source, near in zip(sky, separation.deg < VISIBLE_RADIUS_DEG, strict=True) if near)
 
 
 def _damage(instrument: Instrument, plan: NightPlan, night: int, tile: int) -> dict:
@@ -104,26 +120,20 @@ def variable_factors(plan: NightPlan) -> np.ndarray:
     return factors[: plan.nights]
 
 
-def _sky(
-    instrument: Instrument, plan: NightPlan, tile: int, first: datetime, dec_deg: float, calibrator: SkySource
-) -> tuple[SkySource, ...]:
-    """The field of a tile. Source 0 of the last tile is the one that varies: bright and near the middle."""
-    middle = first + timedelta(seconds=tile * plan.spacing_s + instrument.duration_s / 2)
-    ra, dec = (float(value[0]) for value in meridian_icrs([middle], [dec_deg]))
-    centre = SkyCoord(ra * u.deg, dec * u.deg)
+def _field(plan: NightPlan, tile: int, centre: SkyCoord, others: Sequence[SkySource]) -> list[SkySource]:
+    """The new sources of a tile. The first of the last tile is the one that varies: bright and near the middle."""
     rng = np.random.default_rng([plan.seed, 10, tile])
-    taken = [SkyCoord(calibrator.ra_deg * u.deg, calibrator.dec_deg * u.deg)] if tile == 0 else []
+    taken = [SkyCoord(other.ra_deg * u.deg, other.dec_deg * u.deg) for other in others]
     positions = _positions(rng, centre, plan, taken)
     fluxes = plan.flux_min_jy / rng.uniform(plan.flux_min_jy / plan.flux_max_jy, 1, plan.sources_per_tile)
     indices = rng.normal(-0.7, 0.2, plan.sources_per_tile)
     if plan.variable and tile == plan.tiles - 1:
-        positions[0] = _clear_place(rng, centre, 0.4, plan.min_separation_arcsec, positions[1:])
+        positions[0] = _clear_place(rng, centre, 0.4, plan.min_separation_arcsec, [*taken, *positions[1:]])
         fluxes[0] = max(0.15, 10 * plan.flux_min_jy)
-    sources = [
+    return [
         SkySource(f"t{tile}s{number:03d}", p.ra.deg, p.dec.deg, float(flux), float(index))
         for number, (p, flux, index) in enumerate(zip(positions, fluxes, indices, strict=True))
     ]
-    return (calibrator, *sources) if tile == 0 else tuple(sources)
 
 
 def _positions(
@@ -147,12 +157,6 @@ def _clear_place(
         if all(place.separation(other).arcsec >= min_separation_arcsec for other in others):
             return place
     raise ValueError("the field is too full for the wanted separation; ask for fewer sources")
-
-
-def _tonight(sources: tuple[SkySource, ...], factor: float) -> tuple[SkySource, ...]:
-    if factor == 1.0:
-        return sources
-    return (dataclasses.replace(sources[0], scale=float(factor)), *sources[1:])
 
 
 def write_truth(path: Path, instrument: Instrument, plan: NightPlan, tiles: Sequence[TilePlan]) -> None:

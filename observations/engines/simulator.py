@@ -5,7 +5,7 @@ converter uses. Each antenna sees the sky through the same Airy beam, fixed to t
 through. Visibilities are fringe-stopped to the meridian at each integration, as the correlator leaves them.
 
 Not simulated: smearing within a channel (244 kHz) or an integration (12.9 s), polarized sources, the ionosphere, and
-sources outside the generated field.
+what the beam's sidelobes see.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from django.db import transaction
 
+from batch import evidence
 from batch.models import Item
 from batch.runner import run_batch_here
 from batch.services import create_batch
@@ -18,7 +19,7 @@ from observations.services import index_subbands
 from qa.models import Policy
 from sources.models import Catalogue
 from tests.batch import sabotage
-from tests.factories import EpochFactory
+from tests.factories import CatalogueFactory, EpochFactory
 from tests.images.test_mosaics import tile_image
 
 pytest_plugins = ["tests.batch.nights"]
@@ -76,6 +77,15 @@ def test_each_stage_of_a_tile_fails_without_its_product(night, small_array, spoi
             item = run(stage, "subband_group", tile.pk)
             assert (stage, item.state, item.error_code) == (stage, "failed", "output_stale")
             transaction.set_rollback(True)
+
+
+@pytest.mark.django_db
+def test_a_catalogue_whose_detections_became_no_source_is_not_empty_and_one_without_its_forced_fluxes_is():
+    unsure = CatalogueFactory(n_detected=4, n_forced=0)
+    assert evidence.made([unsure], since_ns=0)[0]["name"] == "0 measurements"
+
+    with pytest.raises(evidence.OutputEmpty):
+        evidence.made([CatalogueFactory(n_detected=0, n_forced=2)], since_ns=0)
 
 
 @pytest.mark.django_db

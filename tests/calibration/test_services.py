@@ -34,6 +34,8 @@ from tests.factories import (
     AppliedTableFactory,
     CalibratedSetFactory,
     CalibrationTableFactory,
+    CalibratorFactory,
+    FlagTableFactory,
     MeasurementSetFactory,
 )
 
@@ -140,6 +142,30 @@ def test_a_newer_solution_of_the_same_tile_supersedes_the_one_that_was_applied()
 
     CalibrationTable.objects.filter(set_name="corrected").update(grade="poor")
     assert choose_tables(measurement_set=raw) == used
+
+
+def test_going_back_to_earlier_parameters_brings_their_tables_back(settings):
+    raw, source = raw_set(), MeasurementSetFactory(observed_at=FIRST_TILE - timedelta(hours=5))
+    flags, calibrator = FlagTableFactory(measurement_set=source, recipe=flagging_recipe(source)), CalibratorFactory()
+
+    def solved(antenna: str) -> list[CalibrationTable]:
+        settings.CONTIMG_REFERENCE_ANTENNA = antenna
+        return [
+            CalibrationTableFactory(
+                set_name=antenna, kind=kind, source_measurement_set=source, flag_table=flags, calibrator=calibrator,
+                recipe=solving_recipe(flag_table=flags, calibrator=calibrator, kind=kind),
+            )
+            for kind in "BG"
+        ]  # fmt: skip
+
+    first, second = solved("pad001"), solved("pad002")
+    assert choose_tables(measurement_set=raw) == second
+
+    settings.CONTIMG_REFERENCE_ANTENNA = "pad001"
+    assert choose_tables(measurement_set=raw) == first
+
+    settings.CONTIMG_REFERENCE_ANTENNA = "pad003"  # nobody has solved with it: the newest
+    assert choose_tables(measurement_set=raw) == second
 
 
 def test_cal_1_does_not_pick_up_cal_10():

@@ -295,6 +295,22 @@ def test_only_the_variable_source_changes_and_tiles_come_back_after_a_sidereal_d
     assert apart == pytest.approx([86164.0905] * 2, abs=1e-3)
 
 
+def test_tiles_whose_beams_overlap_see_the_same_sky():
+    plan = NightPlan(nights=2, tiles=3, spacing_s=310, sources_per_tile=20)
+    first, second, last = plan_nights(NOISELESS, plan, CALIBRATOR)[:3]
+
+    assert {source.name for source in second.sources} == {CALIBRATOR.name} | {
+        f"t{tile}s{number:03d}" for tile in range(3) for number in range(20)
+    }
+    assert {s for s in last.sources if s.name.startswith("t1")} <= set(second.sources)
+    assert {s.scale for tile in (first, second, last) for s in tile.sources if s.name == "t2s000"} == {
+        variable_factors(plan)[0]
+    }
+    places = SkyCoord([s.ra_deg for s in second.sources], [s.dec_deg for s in second.sources], unit="deg")
+    apart = places[:, None].separation(places[None]).arcsec + 1e6 * np.eye(len(places))
+    assert apart.min() >= plan.min_separation_arcsec
+
+
 def test_damage_is_one_tile_of_each_kind():
     tiles = plan_nights(Instrument(n_antennas=40), NightPlan(sources_per_tile=2, damage=True), CALIBRATOR)
     damaged = [tile for tile in tiles if tile.damage]

@@ -8,7 +8,7 @@ import pytest
 from django.db import IntegrityError
 
 from qa.models import Policy, Rule
-from qa.rules import judge
+from qa.rules import Measured, judge
 from tests.factories import RuleFactory
 
 pytestmark = pytest.mark.django_db
@@ -66,8 +66,9 @@ def rules(kind: str) -> list[Rule]:
     return list(Policy.objects.get(name="standard", version=1).rules.filter(subject_kind=kind))
 
 
-def verdict(kind: str, *, skipped: dict[str, str] | None = None, **changed: float | None):
-    return judge(rules=rules(kind), metrics={**EXCELLENT[kind], **changed}, skipped=skipped)
+def verdict(kind: str, *, skipped: dict[str, str] | None = None, reach: float | None = None, **changed: float | None):
+    within = {} if reach is None else {"dynamic_range": (reach, "a dim field")}
+    return judge(rules=rules(kind), measured=Measured({**EXCELLENT[kind], **changed}, skipped or {}, within))
 
 
 def finding(verdict, rule: str):
@@ -118,7 +119,7 @@ def test_what_was_not_measured_is_unknown_and_never_a_pass(kind, metric, value):
 @pytest.mark.parametrize(("kind", "metric"), METRICS)
 def test_a_metric_that_nobody_gave_is_as_one_that_was_not_measured(kind, metric):
     given = {name: value for name, value in EXCELLENT[kind].items() if name != metric}
-    assert judge(rules=rules(kind), metrics=given).grade == "unknown"
+    assert judge(rules=rules(kind), measured=Measured(given)).grade == "unknown"
 
 
 def test_what_failed_is_poor_whatever_else_was_not_measured():
@@ -136,6 +137,24 @@ def test_a_metric_that_does_not_apply_is_left_out_with_its_reason(value):
 
 
 @pytest.mark.parametrize(
+    ("reach", "dynamic_range", "grade", "n_left_out"),
+    [
+        (1000.01, 1000.0, "good", 0),
+        (1000.0, 1000.0, "excellent", 1),
+        (100.01, 100.0, "marginal", 1),
+        (100.0, 100.0, "excellent", 2),
+        (30.01, 30.0, "poor", 2),
+        (30.0, 30.0, "excellent", 3),
+        (50.0, 20.0, "poor", 2),
+    ],
+)
+def test_a_rule_that_asks_for_more_than_a_healthy_image_could_have_is_left_out(reach, dynamic_range, grade, n_left_out):
+    found = verdict("image", reach=reach, dynamic_range=dynamic_range)
+    assert found.grade == grade
+    assert [f.reason for f in found.findings if f.outcome == "skip"] == ["a dim field"] * n_left_out
+
+
+@pytest.mark.parametrize(
     ("changed", "grade"),
     [
         ({"dynamic_range": 500.0, "rms_over_thermal": 2.0}, "marginal"),
@@ -149,7 +168,7 @@ def test_the_worst_wins(changed, grade):
 
 
 def test_where_nothing_was_judged_the_grade_is_unknown():
-    assert judge(rules=[], metrics=EXCELLENT["image"]).grade == "unknown"
+    assert judge(rules=[], measured=Measured(EXCELLENT["image"])).grade == "unknown"
     assert verdict("image", skipped=dict.fromkeys(EXCELLENT["image"], "of another telescope")).grade == "unknown"
 
 
