@@ -164,6 +164,12 @@ TEMPLATES = [
 
 if not env.str("DATABASE_URL", default="sqlite:").startswith(("sqlite:", "postgres:", "postgresql:")):
     raise ImproperlyConfigured("DATABASE_URL must begin with sqlite: or postgres:, as in postgres://user@host/name.")
+for _name, _schemes in {
+    "CONTIMG_REDIS_URL": ("redis://", "rediss://"),
+    "CONTIMG_BROKER_URL": ("amqp://", "amqps://", "redis://", "rediss://"),
+}.items():
+    if (_address := env.str(_name, default="")) and not _address.startswith(_schemes):
+        raise ImproperlyConfigured(f"{_name} must begin with {' or '.join(_schemes)}, and go on with a host.")
 _pool_size = _number("CONTIMG_DB_POOL_SIZE", 8, int)
 CONTIMG_LEASE_S = _number("CONTIMG_LEASE_S", 60)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'contimg.sqlite3'}")}

@@ -125,7 +125,8 @@ def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int
             batch = elsewhere[tile.pk]
             outcome["code"] = Busy.code
             outcome["detail"] = (
-                f"batch {batch} has it: `batch watch {batch}`; a worker runs it, `batch cancel {batch}` frees the tile."
+                f"batch {batch} has it, of a worker or of another `process`: `batch watch {batch}` shows it, "
+                f"`batch cancel {batch}` frees the tile."
             )
     return found
 
