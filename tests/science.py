@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import astropy.units as u
+import h5py
 import numpy as np
 import pytest
 from astropy.coordinates import AltAz, SkyCoord
@@ -31,6 +32,8 @@ from observations.telescope import LATITUDE_DEG, LONGITUDE_DEG, location, meridi
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 CALIBRATOR = SkySource("3C286", 202.7845329, 30.5091550, 0.0, flux_coefficients=(1.2481, -0.4507, -0.1798, 0.0357))
 MODEL = CalibratorModel(CALIBRATOR.name, CALIBRATOR.ra_deg, CALIBRATOR.dec_deg, CALIBRATOR.flux_coefficients)
+# Ten antennas numbered as on the telescope: with gaps between them and before the first.
+GAPPED = (1, 2, 4, 8, 21, 22, 35, 60, 101, 116)
 # A twentieth of the real noise: what is wrong shows above it.
 QUIET = Instrument(n_antennas=10, channels_per_subband=2, sefd_jy=300.0, seed=3)
 # Enough baselines that a 256 pixel image of three sources is clean.
@@ -88,6 +91,35 @@ def edited(path: Path, folder: Path, **columns) -> Path:
         antennas = main.getcol("ANTENNA1"), main.getcol("ANTENNA2")
         for name, change in columns.items():
             main.putcol(name, change(main.getcol(name), *antennas))
+    return copy
+
+
+def renumbered(files: Sequence[Path], folder: Path, numbers: Sequence[int]) -> list[Path]:
+    """Copies of subband files in which the antennas 0, 1, ... have these numbers and their old names."""
+    copies = [Path(shutil.copy2(path, folder)) for path in files]
+    for path in copies:
+        with h5py.File(path, "r+") as file:
+            for name in ("antenna_numbers", "ant_1_array", "ant_2_array"):
+                file["Header"][name][...] = np.asarray(numbers)[file["Header"][name][()]]
+    return copies
+
+
+def with_unnamed_antennas(path: Path, folder: Path, numbers: Sequence[int]) -> Path:
+    """A copy of a measurement set as pyuvdata writes one of antennas with these numbers: gaps are unnamed rows at 0."""
+    copy = edited(
+        path,
+        folder,
+        ANTENNA1=lambda values, *_: np.asarray(numbers)[values],
+        ANTENNA2=lambda values, *_: np.asarray(numbers)[values],
+    )
+    with table(str(copy / "ANTENNA"), readonly=False, ack=False) as antenna:
+        names, positions = antenna.getcol("NAME"), antenna.getcol("POSITION")
+        antenna.addrows(max(numbers) + 1 - len(names))
+        place = dict(zip(numbers, names, strict=True))
+        antenna.putcol("NAME", [place.get(row, "") for row in range(antenna.nrows())])
+        spread = np.zeros((antenna.nrows(), 3))
+        spread[list(numbers)] = positions
+        antenna.putcol("POSITION", spread)
     return copy
 
 

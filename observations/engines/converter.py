@@ -1,7 +1,8 @@
 """UVH5 subband files of one tile -> one measurement set, with pyuvdata.
 
 Frequency ascending in one spectral window (channels keep their subband through their frequency), phased to the ICRS
-position on the meridian at mid-tile, antennas without any data left out, NaN visibilities flagged.
+position on the meridian at mid-tile, antennas without any data left out, NaN visibilities flagged. Antennas have the
+telescope's names and are numbered 0, 1, ... in the order of its numbers.
 Autocorrelations stay in the set as rows of their own; the solver and the imagers do not read them.
 """
 
@@ -90,6 +91,7 @@ def convert(*, files: Sequence[Path], pointing_dec_deg: float, output: Path) -> 
         nan_fraction=nan_fraction,
         flagged_fraction=flagged,
     )
+    _number_antennas_without_gaps(uv)
     require_space(output.parent, BYTES_PER_VISIBILITY * uv.data_array.size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # uneven channel spacing where a subband is missing is meant
@@ -210,6 +212,17 @@ def _leave_out_dead_antennas(uv: UVData) -> tuple[str, ...]:
 def _used_antennas(uv: UVData) -> tuple[str, ...]:
     names = dict(zip(uv.telescope.antenna_numbers, uv.telescope.antenna_names, strict=True))
     return tuple(str(names[number]) for number in np.union1d(uv.ant_1_array, uv.ant_2_array))
+
+
+def _number_antennas_without_gaps(uv: UVData) -> None:
+    """A number is a row of the set's ANTENNA table. pyuvdata fills the gaps with rows that have no name and lie at the
+    centre of the Earth; its calibration tables would have antennas that cannot be told apart.
+    """
+    numbers = np.asarray(uv.telescope.antenna_numbers)
+    ascending = np.sort(numbers)
+    uv.telescope.antenna_numbers = np.searchsorted(ascending, numbers)
+    uv.ant_1_array, uv.ant_2_array = (np.searchsorted(ascending, used) for used in (uv.ant_1_array, uv.ant_2_array))
+    uv.baseline_array = uv.antnums_to_baseline(uv.ant_1_array, uv.ant_2_array)
 
 
 def _phase_to_meridian(uv: UVData, mid_jd: float, pointing_dec_deg: float) -> tuple[float, float]:

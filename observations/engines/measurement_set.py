@@ -57,6 +57,7 @@ def read_header(path: Path) -> Header:
     with open_table(path, "ANTENNA") as antenna, open_table(path, "SPECTRAL_WINDOW") as window:
         names, positions = antenna.getcol("NAME"), antenna.getcol("POSITION")
         frequency, width = window.getcell("CHAN_FREQ", 0), window.getcell("CHAN_WIDTH", 0)
+    names, positions = _place_unnamed(names, positions)
     with open_table(path, "FIELD") as field:
         ra, dec = field.getcell("PHASE_DIR", 0)[0]
     with open_table(path) as main:
@@ -72,6 +73,17 @@ def read_header(path: Path) -> Header:
         dec_rad=float(dec),
         n_rows=rows,
     )
+
+
+def _place_unnamed(names: list[str], positions: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Names of their own, and a place in the array, for antennas that are only gaps in the telescope's numbers.
+
+    Sets that were converted before the converter numbered antennas itself have such rows, named '' and at the centre
+    of the Earth: a table cannot have the same name twice, and the longest baseline would be the Earth's radius.
+    """
+    is_gap = np.array([name == "" for name in names])
+    places = np.where(is_gap[:, None], np.median(positions[~is_gap], axis=0), positions)
+    return [name or f"gap{number}" for number, name in enumerate(names)], places
 
 
 @dataclass(frozen=True)

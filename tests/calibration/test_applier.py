@@ -9,9 +9,21 @@ import pytest
 
 from calibration.engines.applier import AppliedCalibration, apply
 from calibration.engines.caltable import Solution, read_table, write_table
-from calibration.engines.flagger import AllFlagged, read_flags
+from calibration.engines.flagger import AllFlagged, FlaggingParameters, flag, read_flags
+from observations.engines.converter import convert
 from observations.engines.measurement_set import Header, Rows, content_checksum, read_header, read_rows
-from tests.science import Observed, column, gains_of, true_gains, true_sky
+from tests.science import (
+    GAPPED,
+    STRIP_DEC_DEG,
+    Observed,
+    column,
+    gains_of,
+    renumbered,
+    solved,
+    true_gains,
+    true_sky,
+    with_unnamed_antennas,
+)
 
 N_CHANNELS = 32
 
@@ -130,6 +142,52 @@ def test_antennas_are_matched_by_name_whatever_their_order(field_tile, field_fla
     mixed = [rewritten(path, tmp_path / path.name, shuffled, reorder) for path in tables]
 
     assert applied(field_tile, field_flags, mixed, tmp_path)[1] == calibrated[1]
+
+
+@pytest.fixture(scope="module")
+def gapped_tables(calibrator_tile, tmp_path_factory) -> list[Path]:
+    """The calibrator's tile through conversion, flagging and solving, from antenna numbers with many gaps."""
+    folder = tmp_path_factory.mktemp("gapped")
+    files = renumbered(calibrator_tile.files, folder, GAPPED)
+    convert(files=files, pointing_dec_deg=STRIP_DEC_DEG, output=folder / "raw.ms")
+    flag(measurement_set=folder / "raw.ms", output=folder / "flags.h5", parameters=FlaggingParameters())
+    return [table.path for table in solved(folder / "raw.ms", folder / "flags.h5", folder).tables]
+
+
+def test_gaps_in_the_antenna_numbers_change_neither_tables_nor_what_they_are_applied_to(
+    field_tile, field_flags, tables, gapped_tables, calibrated, tmp_path
+):
+    files = renumbered(field_tile.files, tmp_path, GAPPED)
+    convert(files=files, pointing_dec_deg=STRIP_DEC_DEG, output=tmp_path / "raw.ms")
+
+    _, report = applied(dataclasses.replace(field_tile, path=tmp_path / "raw.ms"), field_flags, gapped_tables, tmp_path)
+
+    for gapped, plain in zip(map(read_table, gapped_tables), map(read_table, tables), strict=True):
+        assert gapped.antenna_names == plain.antenna_names
+        assert gapped.solution.gains == pytest.approx(plain.solution.gains, rel=1e-6)
+        assert np.array_equal(gapped.solution.flags, plain.solution.flags)
+    assert report == calibrated[1]
+
+
+def test_sets_with_unnamed_antennas_are_still_solved_and_calibrated(
+    calibrator_tile, calibrator_flags, field_tile, field_flags, tables, calibrated, tmp_path
+):
+    """Their flags and the tables of other sets fit them: rows are the same and antennas are matched by name."""
+    older = with_unnamed_antennas(calibrator_tile.path, tmp_path, GAPPED)
+    of_older = [table.path for table in solved(older, calibrator_flags[0], tmp_path).tables]
+    (tmp_path / "field").mkdir()
+    older_field = with_unnamed_antennas(field_tile.path, tmp_path / "field", GAPPED)
+
+    of_their_tables, by_older = applied(field_tile, field_flags, of_older, tmp_path)
+    of_their_data, of_others = applied(
+        dataclasses.replace(field_tile, path=older_field), field_flags, tables, tmp_path / "field"
+    )
+
+    expected = rows_of(calibrated[0]).data
+    assert np.abs(of_their_tables.data - expected).max() < 1e-5 * np.abs(expected).max()  # rows of zeros in the sums
+    assert np.array_equal(of_their_data.data, expected)
+    for report in (by_older, of_others):
+        assert (report.antennas_missing, report.flagged_fraction) == ((), calibrated[1].flagged_fraction)
 
 
 @pytest.mark.parametrize("missing", [[0, 1], [14, 15], [30, 31]], ids=["lowest", "middle", "highest"])

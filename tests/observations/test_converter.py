@@ -40,6 +40,7 @@ from tests.science import (
     Observed,
     field_plan,
     observe,
+    renumbered,
     towards_ecef,
     true_gains,
     true_sky,
@@ -200,6 +201,31 @@ def test_converting_again_gives_the_same_content(files, tmp_path):
     other = converted_set(files[::-1], tmp_path / "other.ms")
 
     assert one == other
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 4, 8, 21, 116), (0, 1, 2, 3, 4, 6)], ids=["many gaps", "one gap"])
+def test_gaps_in_the_antenna_numbers_make_no_difference(files, tmp_path, numbers):
+    """The set has the telescope's names, each in the row that its baselines point to, and no others."""
+    (tmp_path / "gaps").mkdir()
+    gapped = renumbered(files, tmp_path / "gaps", numbers)
+
+    one, other = converted_set(files, tmp_path / "one.ms"), converted_set(gapped, tmp_path / "other.ms")
+
+    assert other == one
+    headers = [read_header(tmp_path / name) for name in ("one.ms", "other.ms")]
+    assert headers[1].antenna_names == headers[0].antenna_names == one.antennas
+    assert np.array_equal(headers[1].antenna_positions_m, headers[0].antenna_positions_m)
+
+
+def test_a_telescope_that_lists_its_antennas_in_another_order_makes_the_same_set(files, tmp_path):
+    expected = converted_set(files, tmp_path / "one.ms")
+    for path in files:
+        with h5py.File(path, "r+") as file:
+            for name in ("antenna_numbers", "antenna_names", "antenna_positions"):
+                file["Header"][name][...] = file["Header"][name][()][::-1]
+
+    assert converted_set(files, tmp_path / "other.ms") == expected
+    assert read_header(tmp_path / "other.ms").antenna_names == expected.antennas
 
 
 # --- what cannot be converted ----------------------------------------------------------------------------------------

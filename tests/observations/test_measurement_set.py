@@ -16,7 +16,7 @@ from observations.engines.measurement_set import (
     read_rows,
 )
 from observations.engines.simulator import Instrument
-from tests.science import column, edited, field_plan, observe
+from tests.science import column, edited, field_plan, observe, with_unnamed_antennas
 
 SMALL = Instrument(n_antennas=4, channels_per_subband=2, n_integrations=3)
 
@@ -93,6 +93,16 @@ def test_a_copy_stands_by_itself(small, tmp_path):
 
     assert read_header(tmp_path / "copy.ms").antenna_names == ("pad001", "pad002", "pad003", "pad004")
     assert taql("SELECT FROM $1 WHERE ALL(FLAG)", tables=[table(str(tmp_path / "copy.ms"), ack=False)]).nrows() == 30
+
+
+def test_gaps_in_the_antenna_numbers_of_an_older_set_have_names_and_a_place(small, tmp_path):
+    gapped = read_header(with_unnamed_antennas(small, tmp_path, [1, 2, 4, 6]))
+
+    assert gapped.antenna_names == ("gap0", "pad001", "pad002", "gap3", "pad003", "gap5", "pad004")
+    names, positions = read_header(small).antenna_names, read_header(small).antenna_positions_m
+    assert [gapped.antenna_names[row] for row in (1, 2, 4, 6)] == list(names)
+    assert np.array_equal(gapped.antenna_positions_m[[1, 2, 4, 6]], positions)
+    assert np.abs(gapped.antenna_positions_m - positions.mean(axis=0)).max() < 3000  # the array is 2.7 km long
 
 
 def test_a_copy_that_would_fill_the_disk_is_not_begun(small, tiny_disk):
