@@ -103,7 +103,7 @@ def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None
     if dec_deg is None:
         return None
     _, (icrs_dec_deg,) = meridian_icrs([now], [dec_deg])
-    near = Calibrator.objects.filter(
+    near = Calibrator.objects.in_use().filter(
         dec_deg__range=(icrs_dec_deg - HALF_POWER_RADIUS_DEG, icrs_dec_deg + HALF_POWER_RADIUS_DEG)
     )
     transits = sorted((next_transit(row.ra_deg, row.dec_deg, now), row.name) for row in near)

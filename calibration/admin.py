@@ -13,7 +13,9 @@ class CalibratorAdmin(FactsAdmin):
         number("ra_deg", ".5f", description="RA (deg)"),
         number("dec_deg", "+.5f", description="dec (deg)"),
         "reference",
+        "is_retired",
     ]
+    list_filter = ["is_retired"]
     search_fields = ["name"]
     extra_facts = (links("tables", "calibration.calibrationtable", "calibrator"),)
 

@@ -16,7 +16,7 @@ class CalibratorFilter(ConeFilter):
 
     class Meta:
         model = Calibrator
-        fields = {"dec_deg": BOUNDS}
+        fields = {"dec_deg": BOUNDS, "is_retired": ["exact"]}
 
     def filter_transiting_at(self, queryset, name, value):
         return queryset.transiting(value)

@@ -11,7 +11,10 @@ from observations.models import MeasurementSet
 
 
 class Calibrator(models.Model):
-    """A source of known flux: log10(S/Jy) = sum_i a_i (log10(nu/GHz))^i, with the paper it is from."""
+    """A point source of known flux: log10(S/Jy) = sum_i a_i (log10(nu/GHz))^i, with the paper it is from.
+
+    One that turns out to be no point is retired, not deleted: tables were solved on it.
+    """
 
     name = models.CharField(max_length=50, unique=True)
     ra_deg = models.FloatField(help_text="ICRS")
@@ -19,6 +22,9 @@ class Calibrator(models.Model):
     healpix = models.BigIntegerField()
     flux_coefficients = models.JSONField(help_text="a_0, a_1, ... of log10(S/Jy) in log10(nu/GHz).")
     reference = models.CharField(max_length=300)
+    is_retired = models.BooleanField(
+        default=False, help_text="Neither solved on nor subtracted from images; `reference` says why."
+    )
 
     objects = CalibratorQuerySet.as_manager()
 

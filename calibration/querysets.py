@@ -15,6 +15,9 @@ HALF_POWER_RADIUS_DEG = 1.36  # of the dish's beam at 1.405 GHz (observations/en
 
 
 class CalibratorQuerySet(PositionQuerySet):
+    def in_use(self) -> Self:
+        return self.filter(is_retired=False)
+
     def transiting(self, when: datetime) -> Self:
         """Those within the half-power radius of the beam of the meridian at a time, whatever their declination.
 

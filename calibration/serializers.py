@@ -15,7 +15,7 @@ class CalibratorSerializer(FactsSerializer):
 
     class Meta:
         model = Calibrator
-        fields = ["id", "name", "ra_deg", "dec_deg", "reference", "separation_deg"]
+        fields = ["id", "name", "ra_deg", "dec_deg", "reference", "is_retired", "separation_deg"]
 
 
 class CalibratorDetailSerializer(CalibratorSerializer):

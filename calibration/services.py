@@ -133,11 +133,11 @@ def next_transits(*, calibrator: Calibrator, after: datetime) -> list[datetime]:
 
 
 def calibrators_in(*, measurement_set: MeasurementSet) -> list[CalibratorMatch]:
-    """Calibrators within the beam of a tile, the brightest as the tile sees them first."""
+    """Calibrators in use within the beam of a tile, the brightest as the tile sees them first."""
     from calibration.engines.model import beam_response
     from observations.engines.measurement_set import read_header
 
-    near = Calibrator.objects.within_cone(
+    near = Calibrator.objects.in_use().within_cone(
         ra_deg=measurement_set.ra_deg, dec_deg=measurement_set.dec_deg, radius_deg=SEARCH_RADIUS_DEG
     )
     if not near:

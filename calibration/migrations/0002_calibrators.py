@@ -1,8 +1,7 @@
 """The built-in calibrators: positions of the ICRF and VLA lists, flux densities of Perley & Butler 2017.
 
 log10(S/Jy) = sum_i a_i (log10(nu/GHz))^i, Table 6 of R. A. Perley and B. J. Butler, ApJS 230, 7 (2017),
-doi:10.3847/1538-4365/aa6df9. Sources that the array resolves (3C123, 3C295 and 3C196 by an arcsecond or more at
-14 arcsec beam) are points to it.
+doi:10.3847/1538-4365/aa6df9. Not all are points to the array's beam of 14 arcsec: see 0003, which retires 3C123.
 """
 
 from django.db import migrations

@@ -120,6 +120,7 @@ def test_the_next_transit_is_when_the_calibrator_is_on_the_meridian():
     near = CalibratorFactory(ra_deg=ra_deg, dec_deg=dec_deg)
     CalibratorFactory(ra_deg=ra_deg - 10, dec_deg=dec_deg + 5)  # sooner, but never in the beam
     CalibratorFactory(ra_deg=ra_deg + 30, dec_deg=dec_deg)
+    CalibratorFactory(ra_deg=ra_deg - 10, dec_deg=dec_deg, is_retired=True)
     transit = status(now=now)["next_transit"]
     assert transit["calibrator"] == near.name
     assert abs(transit["at"] - when) < timedelta(seconds=30)

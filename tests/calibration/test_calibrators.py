@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from math import log
 
 import pytest
 from astropy.coordinates import SkyCoord
+from django.apps import apps
 
-from calibration.models import Calibrator
+from calibration.models import CalibrationTable, Calibrator
 from calibration.services import calibrator_model
+from tests.factories import CalibrationTableFactory
+
+migration = import_module("calibration.migrations.0003_calibrators_in_use")
 
 pytestmark = pytest.mark.django_db
 
@@ -53,3 +58,33 @@ def test_every_calibrator_is_bright_has_a_place_and_a_source():
             ra_deg=calibrator.ra_deg, dec_deg=calibrator.dec_deg, radius_deg=0.01
         )
     assert Calibrator.objects.count() == 8
+
+
+def test_a_source_with_lobes_wider_than_the_beam_is_retired_and_says_why():
+    assert list(Calibrator.objects.filter(is_retired=True).values_list("name", flat=True)) == ["3C123"]
+    assert "no point" in Calibrator.objects.get(name="3C123").reference
+    assert not Calibrator.objects.in_use().filter(name="3C123").exists()
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["14h11m20.647s +52d12m09.14s", "14h11m20.64s +52d12m09.30s"],
+    ids=["VLA calibrator list", "middle of the two points of Scaife & Heald 2012"],
+)
+def test_3c295_is_where_its_radio_emission_is(position):
+    row = Calibrator.objects.get(name="3C295")
+
+    assert SkyCoord(row.ra_deg, row.dec_deg, unit="deg").separation(SkyCoord(position)).arcsec < 0.5
+
+
+def test_the_migration_keeps_the_tables_of_the_retired_one_and_can_be_undone():
+    table = CalibrationTableFactory(calibrator=Calibrator.objects.get(name="3C123"))
+    written = Calibrator.objects.get(name="3C123").reference
+
+    migration.restore(apps, None)
+    assert Calibrator.objects.get(name="3C123").reference == Calibrator.objects.get(name="3C48").reference
+    migration.retire(apps, None)
+
+    table.refresh_from_db()
+    assert (table.calibrator.is_retired, table.calibrator.reference) == (True, written)
+    assert table in CalibrationTable.objects.in_use()

@@ -302,6 +302,13 @@ def test_a_tile_without_a_calibrator_has_none_to_solve_on(field_tile, tmp_path):
     assert calibrator_to_solve_on(measurement_set=science) is None
 
 
+def test_a_retired_calibrator_is_neither_solved_on_nor_subtracted(raw):
+    Calibrator.objects.filter(name="3C286").update(is_retired=True)
+
+    assert calibrators_in(measurement_set=raw) == []
+    assert calibrator_to_solve_on(measurement_set=raw) is None
+
+
 def test_a_calibrator_on_the_edge_of_the_beam_is_seen_but_not_solved_on(raw):
     Calibrator.objects.filter(name="3C286").update(dec_deg=30.509155 + 2.0)
 

@@ -27,7 +27,7 @@ FIELDS = {
     "measurements": "id, source, image, observed_at, mjd, ra_deg, dec_deg, flux_jy, flux_err_jy, peak_jy_per_beam,"
     "rms_jy_per_beam, snr, is_forced, upper_limit_jy",
     "assessments": "id, subject, policy, grade, is_current, created_at",
-    "calibrators": "id, name, ra_deg, dec_deg",
+    "calibrators": "id, name, ra_deg, dec_deg, reference, is_retired",
     "policies": "id, name, version, is_active",
     "batches": "id, stage, state, parameters, priority, idempotency_key, owner, created_at, started_at, finished_at,"
     "counts, progress, eta_s",

@@ -54,9 +54,9 @@ class Command(ContimgCommand):
         _refuse_impossible(options)
         if (folder / TRUTH_FILE).exists():
             raise CommandError(f"{folder} already holds a simulation; choose another folder or remove it.")
-        calibrator = Calibrator.objects.filter(name=options["calibrator"]).first()
+        calibrator = Calibrator.objects.in_use().filter(name=options["calibrator"]).first()
         if calibrator is None:
-            known = ", ".join(Calibrator.objects.values_list("name", flat=True))
+            known = ", ".join(Calibrator.objects.in_use().values_list("name", flat=True))
             raise CommandError(f"There is no calibrator {options['calibrator']!r}; known are {known}.")
         require_writable(folder, named_by="DIR")
         instrument = Instrument(
