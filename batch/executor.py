@@ -134,7 +134,7 @@ class Executor:
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
         free = psutil.disk_usage(str(products_root())).free  # first of all: a root that is away is not made anew
-        item = Item.objects.select_related("batch").get(pk=held.item_id)
+        item = Item.objects.select_related("batch", "group").get(pk=held.item_id)
         structlog.contextvars.bind_contextvars(subject=str(item.subject))
         try:
             needed = stages()[held.stage].disk_bytes(Job.of(item, lambda fraction: None))

@@ -55,7 +55,7 @@ def run_stage(held: Claim, progress: Callable[[float], None]) -> None:
     Raises what the stage raises; LeaseLost and CancelRequested when the item is no longer this worker's to finish.
     """
     began_s = time.monotonic()
-    item = Item.objects.select_related("batch").get(pk=held.item_id)
+    item = Item.objects.select_related("batch", "group").get(pk=held.item_id)
     job, stage = Job.of(item, progress), stages()[held.stage]
     if stage.is_done(job):
         _record_done_before(held, stage, job, began_s)
