@@ -99,8 +99,8 @@ def _paths(row: Model) -> Iterator[str]:
 def _entries(row: Model) -> Iterator[Entry]:
     kind = str(row._meta.verbose_name)
     if isinstance(row, SubbandFile):
-        path = Path(row.root.path, row.relative_path)
-        yield {"kind": kind, "id": row.pk, "name": path.name, "size_bytes": row.size_bytes, "checksum": _sha256(path)}
+        checksum = _sha256(row.path)
+        yield {"kind": kind, "id": row.pk, "name": row.path.name, "size_bytes": row.size_bytes, "checksum": checksum}
     elif isinstance(row, Assessment):
         findings = list(row.findings.values_list("rule", "value", "outcome"))
         yield {"kind": kind, "id": row.pk, "name": str(row), "checksum": digest(row.grade, findings)}

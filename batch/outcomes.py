@@ -65,3 +65,7 @@ def outcome_line(tile: Mapping[str, Any]) -> str:
         f"dynamic range {tile['dynamic_range'] or 0:.0f}  {tile['n_detected']} detections"
         f"{f'  without {missing}' if missing else ''}"
     )
+
+
+def in_brackets(code: str) -> str:
+    return f" [{code}]" if code else ""

@@ -18,7 +18,7 @@ from calibration.querysets import HALF_POWER_RADIUS_DEG
 from contimg.products import is_gone, products_root
 from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
-from observations.services import describe
+from observations.services import describe, why_not
 from observations.telescope import local_sidereal_time_h, meridian_icrs, next_transit
 
 DAY = timedelta(days=1)
@@ -47,14 +47,16 @@ def status(*, now: datetime | None = None) -> dict[str, Any]:
 
 
 def _groups(newest: SubbandGroup | None) -> dict[str, Any]:
-    """Tiles of the last day of observing that have no measurement set, and why."""
+    """Tiles of the last day of observing that are not processed, or not again, and why."""
     if newest is None:
         return {"unprocessed": 0, "newest": []}
-    rows = SubbandGroup.objects.filter(observed_at__gte=newest.observed_at - DAY, measurement_sets=None)
-    shown = rows.with_files().prefetch_related("measurement_sets").order_by("-observed_at", "-id")[:SHOWN]
+    rows = SubbandGroup.objects.unprocessed().filter(observed_at__gte=newest.observed_at - DAY)
+    shown = rows.with_files().order_by("-observed_at", "-id")[:SHOWN]
     return {
         "unprocessed": rows.count(),
-        "newest": [{"id": group.pk, "name": group.name, "reason": describe(group)} for group in shown],
+        "newest": [
+            {"id": group.pk, "name": group.name, "reason": describe(group), "code": why_not(group)} for group in shown
+        ],
     }
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from django.db.models import Exists, OuterRef
 
 from batch.models import Item, StageName
-from batch.outcomes import items_by_tile, outcome_line, outcomes
+from batch.outcomes import in_brackets, items_by_tile, outcome_line, outcomes
 from batch.querysets import ItemQuerySet
 from batch.services import create_batch
 from batch.stages import is_processed
 from contimg.exceptions import NotReadable
 from observations.models import SubbandGroup
 from observations.querysets import SubbandGroupQuerySet
-from observations.services import describe, index_subbands
+from observations.services import describe, index_subbands, why_not
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,10 @@ class Watch:
 
     def _left(self) -> Iterator[News]:
         """Groups that have settled and are nothing to process."""
-        left = self._settled().not_processable().filter(measurement_sets=None, n_files__gt=0)
+        left = self._settled().not_processable().unprocessed()
         for group in left.with_files().order_by("started_at", "pk"):
-            yield News("left", group.name, f"{group.name} {describe(group, self.settle_s)}")
+            why = f"{describe(group, self.settle_s)}{in_brackets(why_not(group))}"
+            yield News("left", group.name, f"{group.name} {why}")
 
     def _settled(self) -> SubbandGroupQuerySet:
         return SubbandGroup.objects.under(self.folder).settled(self.settle_s).unchanged(self.settle_s)

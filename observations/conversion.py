@@ -65,7 +65,7 @@ def make_measurement_set(*, group: SubbandGroup, folder: Path) -> Conversion:
 
     files = _files_of(group)
     _refuse_unprocessable(group, files)
-    paths = sorted(Path(file.root.path, file.relative_path) for file in files)
+    paths = sorted(file.path for file in files)
     facts = convert(files=paths, pointing_dec_deg=group.pointing_dec_deg, output=folder / "raw.ms")
     return Conversion(
         facts=facts,

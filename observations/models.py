@@ -155,6 +155,10 @@ class SubbandFile(models.Model):
     def __str__(self) -> str:
         return Path(self.relative_path).name
 
+    @property
+    def path(self) -> Path:
+        return Path(self.root.path, self.relative_path)
+
 
 class MeasurementSet(Product):
     """Visibilities on disk in CASA format: raw (made from a group) or calibrated (made from a raw one)."""

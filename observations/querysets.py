@@ -41,6 +41,11 @@ class SubbandGroupQuerySet(PositionQuerySet):
     def overfull(self) -> Self:
         return self.exclude(duplicate_subbands=[])
 
+    def unprocessed(self) -> Self:
+        """Never processed, or over-full: what has come for a processed one since is not processed either."""
+        made = related(self.model, "measurement_sets").filter(group=OuterRef("pk"))
+        return self.filter(~Exists(made) | ~Q(duplicate_subbands=[]))
+
     def settled(self, settle_s: float | None = None) -> Self:
         """Complete, or nothing new has come for `settle_s` seconds."""
         wait = timedelta(seconds=settings.CONTIMG_SETTLE_S if settle_s is None else settle_s)

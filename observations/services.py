@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from contimg.exceptions import InvalidInput, NotReadable
+from observations.conversion import GroupIncomplete, GroupOverfull
 from observations.engines.uvh5_header import parse_name, read_header
 from observations.epochs import open_epochs
 from observations.grouping import N_SUBBANDS
@@ -29,7 +29,7 @@ STORED = (*FACTS, "size_bytes", "modified_at", "error_code", "error_detail")
 
 
 class SubbandVanished(InvalidInput):
-    """Indexed earlier, not on disk any more, and not processed yet."""
+    """Indexed earlier and not on disk any more; its tile was not processed yet, or has another file in its place."""
 
     code = "subband_vanished"
 
@@ -45,7 +45,8 @@ class IndexReport:
     """What one scan found and did. Paths are relative to `folder`.
 
     `refused` are all files that are there and cannot be used, also those refused by an earlier scan.
-    `vanished` are files of groups not yet processed that are no longer on disk.
+    `vanished` are files that are no longer on disk: of groups not yet processed, and those that left a processed one
+    since others are in their place. They have a whole path when they were elsewhere.
     """
 
     folder: str
@@ -94,7 +95,7 @@ def index_subbands(*, folder: Path, progress: Progress | None = None) -> IndexRe
             if progress:
                 progress(done, len(scan.files))
         _take_batch(report, places, rows)
-    _release_vanished(report, roots, scan)
+    _release_vanished(report, scan)
     return report
 
 
@@ -123,14 +124,22 @@ def describe(group: SubbandGroup, settle_s: float | None = None) -> str:
     return f"{', '.join(parts)}: {_prospect(group, settle_s)}"
 
 
+def why_not(group: SubbandGroup) -> str:
+    """The code with which its conversion would fail; empty while it only waits for more files."""
+    if group.is_overfull:
+        return GroupOverfull.code
+    return GroupIncomplete.code if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS else ""
+
+
 def _prospect(group: SubbandGroup, settle_s: float | None) -> str:
-    if group.measurement_sets.all():
-        return "processed"
-    if group.duplicate_subbands:
+    if group.is_overfull:
+        again = " again" if group.measurement_sets.all() else ""
         return (
-            "not processed, the headers cannot tell which is meant; remove the wrong ones of "
+            f"not processed{again}, the headers cannot tell which is meant; remove the wrong ones of "
             f"{name_files(group.duplicate_files)} and index again"
         )
+    if group.measurement_sets.all():
+        return "processed"
     wait_s = _settles_in_s(group, settings.CONTIMG_SETTLE_S if settle_s is None else settle_s)
     if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS:
         waiting = f"; more may come for {wait_s:.0f} s" if wait_s > 0 else ""
@@ -239,32 +248,50 @@ def _upsert(rows: Sequence[SubbandFile], fields: Sequence[str]) -> None:
     )
 
 
-def _release_vanished(report: IndexReport, roots: Sequence[DataRoot], scan: Scan) -> None:
-    """Files that are gone leave their group, so that removing a copy mends an over-full one.
+def _release_vanished(report: IndexReport, scan: Scan) -> None:
+    """Files that are gone leave their group, so that removing a copy mends an over-full one, and files that were moved
+    take the place of what they were.
 
-    Left alone: files of a group that was processed (raw data are removed after that), and groups of which nothing is
-    left, which is what a disk that is not mounted looks like.
+    Left alone: groups of which nothing is left, which is what a disk that is not mounted looks like, and processed
+    groups without a copy, since raw data are removed after processing.
     """
     found = {file.path for file in scan.files}
-    gone: dict[SubbandGroup, list[SubbandFile]] = defaultdict(list)
-    for path, file in _unprocessed_below(roots, scan.folder):
-        if path not in found and file.group and _is_gone(path):
-            gone[file.group].append(file)
-            report.vanished.append(str(path.relative_to(scan.folder)))
-    released = [file for group, files in gone.items() if len(files) < group.n_files for file in files]
+    released = []
+    groups = SubbandGroup.objects.under(scan.folder).unprocessed().with_files()
+    for group in groups.iterator(chunk_size=BATCH // N_SUBBANDS):
+        files = list(group.files.all())
+        gone = [file for file in files if file.path not in found and _is_gone(file.path)]
+        leaving = _replaced(files, gone) if group.measurement_sets.all() else _missed(files, gone, scan.folder)
+        report.vanished += [_shown(file.path, scan.folder) for file in leaving]
+        if len(leaving) < len(files):
+            released += leaving
     if released:
         report.groups.add(_release(released))
     report.vanished.sort()
 
 
-def _unprocessed_below(roots: Sequence[DataRoot], folder: Path) -> Iterator[tuple[Path, SubbandFile]]:
-    files = SubbandFile.objects.filter(
-        root__in=roots, group__isnull=False, group__measurement_sets__isnull=True
-    ).select_related("root", "group")
-    for file in files.iterator():
-        path = Path(file.root.path, file.relative_path)
-        if path.is_relative_to(folder):
-            yield path, file
+def _missed(files: Sequence[SubbandFile], gone: Sequence[SubbandFile], folder: Path) -> list[SubbandFile]:
+    """What leaves an unprocessed group: files that were below the folder, and elsewhere those that are there again."""
+    there = {file.subband for file in files if file not in gone}
+    return [file for file in gone if file.subband in there or file.path.is_relative_to(folder)]
+
+
+def _replaced(files: Sequence[SubbandFile], gone: Sequence[SubbandFile]) -> list[SubbandFile]:
+    """What leaves a processed group: copies, which are known later than what the measurement set was made of.
+
+    That itself leaves only when every subband is there elsewhere: of a part the tile could not be made again, and what
+    it was made of would be forgotten.
+    """
+    known_first: dict[int | None, SubbandFile] = {}
+    for file in sorted(files, key=lambda file: file.pk):
+        known_first.setdefault(file.subband, file)
+    if {file.subband for file in files if file not in gone} == known_first.keys():
+        return list(gone)
+    return [file for file in gone if file != known_first[file.subband]]
+
+
+def _shown(path: Path, folder: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _is_gone(path: Path) -> bool:

@@ -20,11 +20,12 @@ from batch.services import create_batch
 from batch.stages import COMPANIONS
 from calibration.models import CalibrationTable, FlagTable
 from images.models import Image
+from observations.engines.uvh5_header import parse_name
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment
 from sources.models import Catalogue, Measurement, Source
 from tests.batch.nights import dead_process, tiles_of
-from tests.observations.subband_files import NIGHT, write_tile
+from tests.observations.subband_files import NIGHT, file_name, write_subband, write_tile
 
 pytest_plugins = ["tests.batch.nights"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("small_array")]
@@ -191,6 +192,77 @@ def test_seventeen_files_are_over_full_named_and_not_processed(night, raw):
     assert summary["tiles"] == []
     assert "sb03 more than once" in summary["not_processed"][0]["reason"]
     assert summary["not_processed"][0]["code"] == "group_overfull"
+
+
+def says(command: str, *arguments, **options) -> str:
+    out = StringIO()
+    with contextlib.suppress(SystemExit):
+        call_command(command, *arguments, stdout=out, **options)
+    return out.getvalue()
+
+
+def test_a_copy_that_comes_after_processing_is_named_and_holds_up_its_tile_only_while_it_is_there(night, raw, settings):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    before = counts()
+    original = sorted(folder.glob("*_sb03.hdf5"))[0]
+    named_at, subband = parse_name(original.name)
+    copy = Path(shutil.copy(original, folder / file_name(named_at + timedelta(seconds=20), subband)))
+    settings.CONTIMG_ROBUST = 0.0
+    named = process(folder)
+    assert (named["status"], named["tiles"]) == (1, [])
+    assert [group["code"] for group in named["not_processed"]] == ["group_overfull"]
+    for said in (named["not_processed"][0]["reason"], says("process", folder, workers=0), says("status")):
+        assert "sb03 more than once: not processed again, the headers cannot tell" in said
+        assert f"{original.name}, {copy.name}" in said
+    assert "[group_overfull]" in says("process", folder, workers=0)
+    assert "[group_overfull]" in says("status")
+    assert counts() == before
+
+    copy.unlink()
+    mended = process(folder)
+    assert (mended["status"], mended["not_processed"]) == (0, [])
+    assert mended["tiles"][0]["stages_run"] == ["image", "assess", "photometry"], "what waited for it is done"
+    assert "0 of the last day of observing not processed" in says("status")
+
+
+def test_a_folder_that_is_copied_after_processing_and_removed_leaves_everything_as_it_was(night, raw):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    before = counts()
+    copy = Path(shutil.copytree(folder, raw.with_name("copy"), copy_function=shutil.copy))
+    for either in (copy, folder):
+        named = process(either)
+        assert (named["status"], [group["code"] for group in named["not_processed"]]) == (1, ["group_overfull"])
+    shutil.rmtree(copy)
+    again = process(folder)
+    assert (again["status"], again["not_processed"], again["tiles"][0]["stages_run"]) == (0, [], [])
+    assert {file.path.parent for file in SubbandGroup.objects.get().files.all()} == {folder}
+    assert counts() == before
+
+
+def test_the_files_of_a_folder_that_was_moved_take_the_place_of_what_they_were(night, raw):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    moved = folder.rename(raw.with_name("moved"))
+    again = process(moved)
+    assert (again["status"], again["not_processed"], again["tiles"][0]["state"]) == (0, [], "done")
+    assert {file.path.parent for file in SubbandGroup.objects.get().files.all()} == {moved}
+    assert Image.objects.tiles().current().get().missing_subbands == []
+
+
+def test_a_tile_whose_raw_files_were_archived_stays_processed(night, raw):
+    folder = some_tiles(night, raw, 0)
+    process(folder)
+    before = counts()
+    write_subband(folder, 0)  # of another night, so that there is something to index
+    for path in tiles_of(folder)[1]:
+        path.unlink()
+    again = process(folder)
+    assert [group["code"] for group in again["not_processed"]] == ["group_incomplete"], "that one file"
+    assert [(tile["state"], tile["stages_run"]) for tile in again["tiles"]] == [("done", [])]
+    assert SubbandGroup.objects.order_by("pk").first().files.count() == 16, "known as what the products were made of"
+    assert counts() == before | {"SubbandGroup": 2}
 
 
 def rewrite(path: Path, name: str, change) -> None:

@@ -66,6 +66,18 @@ def test_it_names_what_waits_what_failed_and_who_works(capsys):
     assert "of_old" not in said
 
 
+def test_a_processed_tile_that_became_over_full_is_named(capsys):
+    made = MeasurementSetFactory(group__n_files=17, group__duplicate_subbands=[3])
+    MeasurementSetFactory(group=made.group, calibrated_from=made)
+    call_command("status")
+    said = capsys.readouterr().out
+    assert "1 of the last day of observing not processed" in said
+    assert "sb03 more than once: not processed again" in said
+    assert "[group_overfull]" in said
+    (group,) = status()["groups"]["newest"]
+    assert group["code"] == "group_overfull"
+
+
 def workers_line(capsys) -> str:
     call_command("status", force_color=True)
     return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("workers"))

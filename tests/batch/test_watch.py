@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from batch.models import Batch, Item, Worker
+from batch.watching import Watch
 from observations.models import SubbandGroup
+from observations.services import index_subbands
 from tests.batch.installation import Installation, until
 from tests.batch.nights import SETTINGS, tiles_of
 from tests.batch.trivial import behave
 from tests.batch.undisturbed import check_as_undisturbed, content
+from tests.factories import MeasurementSetFactory
 from tests.observations.subband_files import NIGHT, TILE_S, touch, write_subband, write_tile
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.nights"]
@@ -125,6 +128,25 @@ def test_the_work_may_be_left_to_workers_elsewhere(install, raw):
     assert Item.objects.ready().count() == 1
     installation.start("worker", "--processes", "1", log="worker")
     told(installation, "done")
+
+
+@pytest.mark.django_db
+def test_a_copy_of_a_file_of_a_processed_tile_is_told_and_its_removal_asks_anew(raw):
+    tile = write_tile(raw)
+    index_subbands(folder=raw)
+    MeasurementSetFactory(group=SubbandGroup.objects.get())
+    watch = Watch(raw, settle_s=0, parameters={})
+    assert [news.kind for news in watch.look()] == ["asked"]
+    (raw / "copy").mkdir()
+    copy = Path(shutil.copy(tile[3], raw / "copy"))
+    (told,) = watch.look()
+    assert told.kind == "left"
+    assert "sb03 more than once: not processed again" in told.text
+    assert told.text.endswith("[group_overfull]")
+    assert watch.look() == []
+    Item.objects.update(state="done")
+    copy.unlink()
+    assert [news.kind for news in watch.look()] == ["asked"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import socket
 import time
 from collections import Counter
@@ -31,6 +32,7 @@ from tests.observations.subband_files import (
 pytestmark = pytest.mark.django_db
 
 NEXT_TILE = NIGHT + timedelta(seconds=TILE_S)
+ALL, NONE = range(16), range(0)
 
 
 def processed(group: SubbandGroup) -> MeasurementSet:
@@ -241,6 +243,77 @@ class TestFilesThatVanish:
         gone.unlink()
 
         assert index_subbands(folder=tmp_path / "a").vanished == []
+
+
+class TestCopiesOfAProcessedTile:
+    """Of which a measurement set was made of the files in `a`, all known before those in `b`."""
+
+    @pytest.fixture
+    def tile(self, tmp_path) -> list[Path]:
+        tile = write_tile(tmp_path / "a")
+        index_subbands(folder=tmp_path)
+        processed(SubbandGroup.objects.get())
+        return tile
+
+    @pytest.mark.parametrize(
+        ("came", "gone_from_a", "gone_from_b", "left_in_a", "left_in_b"),
+        [
+            (ALL, NONE, ALL, ALL, NONE),
+            (ALL, ALL, NONE, NONE, ALL),
+            ([3], NONE, [3], ALL, NONE),
+            ([3], [3], NONE, [0, 1, 2, *range(4, 16)], [3]),
+            (ALL, range(8), range(8, 16), range(8, 16), range(8)),
+            (NONE, ALL, NONE, ALL, NONE),
+            ([3], ALL, NONE, ALL, [3]),
+            ([3], ALL, [3], ALL, NONE),
+            (ALL, ALL, ALL, ALL, NONE),
+            (ALL, [3], NONE, [0, 1, 2, *range(4, 16)], ALL),
+        ],
+        ids=[
+            "a copied folder is removed", "a folder is moved", "a copied file is removed", "a file is moved",
+            "some of both go", "archived", "archived, and one comes back", "and goes again",
+            "archived together with the copies", "copied, and one original goes",
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("indexed", ["a", "b", "."])
+    def test_what_is_there_is_left_or_else_what_was_known_first(
+        self, tmp_path, tile, came, gone_from_a, gone_from_b, left_in_a, left_in_b, indexed
+    ):
+        folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
+        folders["b"].mkdir()
+        for subband in came:
+            shutil.copy(tile[subband], folders["b"])
+        index_subbands(folder=folders["b"])
+        for name, subbands in {"a": gone_from_a, "b": gone_from_b}.items():
+            for subband in subbands:
+                (folders[name] / tile[subband].name).unlink()
+        for _ in range(2):  # what is left is left
+            index_subbands(folder=tmp_path / indexed)
+        group = SubbandGroup.objects.get()
+        if indexed != "b" or came:  # else no file of it was looked for there
+            assert sorted((file.path.parent.name, file.subband) for file in group.files.all()) == [
+                *(("a", subband) for subband in left_in_a),
+                *(("b", subband) for subband in left_in_b),
+            ]
+        assert group.n_files == group.files.count()
+
+    def test_a_folder_that_was_moved_and_is_moved_back_is_where_it_was(self, tmp_path, tile):
+        for _ in range(2):
+            (tmp_path / "a").rename(tmp_path / "b")
+            assert len(index_subbands(folder=tmp_path / "b").vanished) == 16
+            (tmp_path / "b").rename(tmp_path / "a")
+            assert index_subbands(folder=tmp_path / "a").vanished == [
+                str(tmp_path / "b" / path.name) for path in sorted(tile)
+            ]
+        group = SubbandGroup.objects.get()
+        assert {file.path for file in group.files.all()} == set(tile)
+        assert group.is_complete
+
+    def test_so_does_one_that_was_not_processed_yet(self, tmp_path, tile):
+        MeasurementSet.objects.all().delete()
+        (tmp_path / "a").rename(tmp_path / "b")
+        index_subbands(folder=tmp_path / "b")
+        assert SubbandGroup.objects.processable().get().is_complete
 
 
 class TestBadFiles:

@@ -7,13 +7,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import CommandError
 
 from batch import transitions
 from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
-from batch.outcomes import items_by_tile, outcome_line, outcomes
+from batch.outcomes import in_brackets, items_by_tile, outcome_line, outcomes
 from batch.runner import run_batch, run_batch_here
 from batch.services import create_batch
 from batch.stages import is_processed
@@ -22,9 +21,8 @@ from contimg.commands import INTERRUPTED, ContimgCommand, seconds
 from contimg.exceptions import Busy
 from contimg.models import Grade
 from contimg.products import is_gone, this_process
-from observations.conversion import GroupIncomplete, GroupOverfull
 from observations.models import SubbandGroup
-from observations.services import describe, index_subbands
+from observations.services import describe, index_subbands, why_not
 
 
 class Command(ContimgCommand):
@@ -50,19 +48,19 @@ class Command(ContimgCommand):
         elsewhere = _in_work_elsewhere(tiles)
         ours = [tile for tile in tiles if tile.pk not in elsewhere]
         batches = self._run_all(ours, {"lenient": lenient}, workers, quiet=as_json or options["verbosity"] == 0)
-        left = groups.exclude(pk__in=[tile.pk for tile in tiles]).filter(measurement_sets=None, n_files__gt=0)
+        left = groups.exclude(pk__in=[tile.pk for tile in tiles]).unprocessed()
         summary: dict[str, Any] = {
             "batches": batches,
             "tiles": _outcomes(tiles, batches, elsewhere),
             "not_processed": [
-                {"name": group.name, "reason": describe(group, settle_s), "code": _why_not(group)} for group in left
+                {"name": group.name, "reason": describe(group, settle_s), "code": why_not(group)} for group in left
             ],
             "refused_files": [
                 {"path": str(file.path), "code": file.code, "detail": file.detail} for file in index.refused
             ],
         }
         self.stdout.write(json.dumps(summary, indent=2) if as_json else _as_text(summary))
-        stuck = left.settled(settle_s).exists()
+        stuck = left.settled(settle_s).exists() or left.overfull().exists()  # which no further file mends
         if stuck or index.refused or any(tile["state"] != State.DONE for tile in summary["tiles"]):
             raise SystemExit(1)
 
@@ -110,13 +108,6 @@ def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
     return dict(begun.exclude(batch__run_by__in=ended).values_list("group", "batch"))
 
 
-def _why_not(group: SubbandGroup) -> str:
-    """The code with which its conversion would fail; empty while it only waits for more files."""
-    if group.is_overfull:
-        return GroupOverfull.code
-    return GroupIncomplete.code if group.n_subbands < settings.CONTIMG_MIN_SUBBANDS else ""
-
-
 def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int, int]) -> list[dict[str, Any]]:
     items = items_by_tile(Item.objects.filter(batch__in={*batches, *elsewhere.values()}, group__in=tiles))
     found = outcomes(tiles, items)
@@ -142,11 +133,8 @@ def _as_text(summary: dict[str, Any]) -> str:
         lines.append(f"  {poor} graded poor: kept, but they make no new sources and stay out of statistics")
     lines += [f"  {outcome_line(tile)}" for tile in tiles if tile["state"] != "done"]
     lines += [
-        f"  {group['name']} not processed: {group['reason']}{_bracketed(group)}" for group in summary["not_processed"]
+        f"  {group['name']} not processed: {group['reason']}{in_brackets(group['code'])}"
+        for group in summary["not_processed"]
     ]
     lines += [f"  {file['path']} refused: {file['detail']} [{file['code']}]" for file in summary["refused_files"]]
     return "\n".join(lines)
-
-
-def _bracketed(group: dict[str, str]) -> str:
-    return f" [{group['code']}]" if group["code"] else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
+from batch.outcomes import in_brackets
 from batch.status import status
 from contimg.commands import ContimgCommand
 
@@ -40,7 +41,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
     groups = facts["groups"]
     yield "tiles", f"{groups['unprocessed']} of the last day of observing not processed", False
     for group in groups["newest"]:
-        yield "", f"{group['name']}: {group['reason']}", False
+        yield "", f"{group['name']}: {group['reason']}{in_brackets(group['code'])}", False
     yield from _work_lines(facts, now)
     free, hours = facts["disk"]["free_bytes"], facts["disk"]["hours"]
     pace = "nothing was written in the last day" if hours is None else f"{hours:.0f} h at the pace of the last day"
