@@ -54,7 +54,12 @@ def _files_of(group: SubbandGroup) -> list[SubbandFile]:
 
 
 def _recipe(files: Sequence[SubbandFile]) -> str:
-    facts = [(file.root.path, file.relative_path, file.size_bytes, file.modified_at.isoformat()) for file in files]
+    """Without the folders, so that moving raw files makes no night anew. Time and declination tell tiles apart whose
+    files happen to have the same names, sizes and times."""
+    facts = [
+        (str(file), str(file.started_at), file.pointing_dec_deg, file.size_bytes, file.modified_at.isoformat())
+        for file in files
+    ]
     return digest("convert", sorted(facts))
 
 
