@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import count
 from pathlib import Path
 
 from django.conf import settings
@@ -223,14 +224,22 @@ class MeasurementSet(Product):
 
 
 def names_of(files: Iterable[SubbandFile], subbands: Sequence[int]) -> list[str]:
-    """The files of these subbands, by subband; with their root's name where roots differ."""
+    """The files of these subbands, by subband; with as much of their root's path as tells it from the others."""
     chosen = [file for file in files if file.subband in subbands]
-    one_root = len({file.root_id for file in chosen}) == 1
-    named = [
-        (file.subband, file.relative_path if one_root else f"{Path(file.root.path).name}/{file.relative_path}")
-        for file in chosen
-    ]
+    roots = _told_apart({file.root.path for file in chosen})
+    named = [(file.subband, str(Path(roots[file.root.path], file.relative_path))) for file in chosen]
     return [name for _, name in sorted(named)]
+
+
+def _told_apart(paths: Collection[str]) -> dict[str, str]:
+    """The shortest tails that differ, of equally many parts: `disk1/raw` and `disk2/raw`; nothing of a single path."""
+    parts = {path: Path(path).parts for path in paths}
+    n = next(n for n in count() if len({_tail(of, n) for of in parts.values()}) == len(parts))
+    return {path: str(Path(*_tail(of, n))) for path, of in parts.items()}
+
+
+def _tail(parts: tuple[str, ...], n: int) -> tuple[str, ...]:
+    return parts[max(0, len(parts) - n) :]
 
 
 def name_files(names: Sequence[str]) -> str:

@@ -297,6 +297,13 @@ class TestCopiesOfAProcessedTile:
             ]
         assert group.n_files == group.files.count()
 
+    def test_copies_in_folders_of_one_name_are_told_apart(self, tmp_path):
+        for disk in ("disk1", "disk2"):
+            write_subband(tmp_path / disk / "raw", 3)
+            index_subbands(folder=tmp_path / disk / "raw")
+        group = SubbandGroup.objects.get()
+        assert group.duplicate_files == [f"{disk}/raw/{file_name(NIGHT, 3)}" for disk in ("disk1", "disk2")]
+
     def test_a_folder_that_was_moved_and_is_moved_back_is_where_it_was(self, tmp_path, tile):
         for _ in range(2):
             (tmp_path / "a").rename(tmp_path / "b")
