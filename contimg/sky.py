@@ -131,6 +131,13 @@ def offset_expressions(ra_deg: float, dec_deg: float) -> dict[str, models.Expres
     }
 
 
+def direction(ra_deg: float, dec_deg: float) -> tuple[float, float, float]:
+    """A position as a unit vector, rounded to 1e-17: PostgreSQL refuses a product too small for a double."""
+    ra, dec = math.radians(ra_deg), math.radians(dec_deg)
+    x, y, z = math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)
+    return round(x, 17), round(y, 17), round(z, 17)
+
+
 def in_cells(ra_deg: float, dec_deg: float, radius_deg: float) -> Q:
     """Whether a row's cell touches the cone."""
     cells = Q()

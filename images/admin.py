@@ -6,7 +6,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from contimg.admin import EMPTY, FactsAdmin, grade_badge, link, links, number
-from images.models import Image, MosaicTile
+from images.models import Image, ImageEdge, MosaicTile
 
 
 @admin.register(Image)
@@ -57,6 +57,12 @@ class MosaicTileAdmin(FactsAdmin):
         number("rms_jy_per_beam", ".3g", scale=1e3, description="rms at the common beam (mJy/beam)"),
     ]
     list_select_related = ["mosaic", "tile"]
+
+
+@admin.register(ImageEdge)
+class ImageEdgeAdmin(FactsAdmin):
+    list_display = [link("image"), "number", "normal_x", "normal_y", "normal_z", "offset"]
+    list_select_related = ["image"]
 
 
 def _preview(image: Image, style: str) -> SafeString | str:

@@ -129,6 +129,27 @@ class Image(models.Model):
         return self.name
 
 
+class ImageEdge(models.Model):
+    """One of the four sides of a mosaic or an external image: a plane through it, and the image on the inner side.
+
+    A direction (ICRS unit vector) is on the inner side when its product with the normal is not below the offset.
+    Without edges are tiles, images older than edges are, and those that four planes do not bound (very wide ones).
+    """
+
+    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="edges")
+    number = models.PositiveSmallIntegerField()
+    normal_x = models.FloatField()
+    normal_y = models.FloatField()
+    normal_z = models.FloatField()
+    offset = models.FloatField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["image", "number"], name="image_edge_once")]
+
+    def __str__(self) -> str:
+        return f"Edge {self.number} of {self.image}"
+
+
 class MosaicTile(models.Model):
     """A tile that a mosaic is made of."""
 

@@ -19,7 +19,7 @@ from contimg.exceptions import EngineFailed
 from contimg.models import Grade
 from contimg.products import digest, product_path, publish
 from images.models import Image, MosaicTile
-from images.services import columns_of
+from images.services import columns_of, record_edges
 from observations.models import Epoch, SubbandGroup, name_files
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def record_mosaic(*, epoch: Epoch, made: MadeMosaic) -> Image:
             "is_current": True,
         },
     )
+    record_edges(image=image, facts=made.facts)
     image.mosaic_tiles.all().delete()
     MosaicTile.objects.bulk_create(
         MosaicTile(mosaic=image, tile=tile, rms_jy_per_beam=rms)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Self
 
-from django.db.models import F, Q, Value
+from django.db.models import Exists, F, OuterRef, Q, Value
 
 from contimg.querysets import current_assessments
 from contimg.sky import (
     MAX_RADIUS_DEG,
     PositionQuerySet,
+    direction,
     in_cells,
     offset_expressions,
     separation_expression,
@@ -38,9 +39,10 @@ class ImageQuerySet(PositionQuerySet):
     def covering(self, *, ra_deg: float, dec_deg: float) -> Self:
         """Images whose outline has the point, blank pixels included.
 
-        Ours are rectangles of RA---SIN with north up, so the point's offsets decide. How an external image is turned
-        is not stored: of those, all whose circumscribed circle has the point. Candidates are found by their cells, but
-        for the few that are larger than a cone may be.
+        Tiles are rectangles of RA---SIN with north up, so the point's offsets decide; of mosaics (RA---ZEA) and of
+        external images the edges do (images.engines.outline). What has none is taken for larger than it is: a mosaic
+        for such a rectangle, which holds it, an external image for its circumscribed circle. Candidates are found by
+        their cells, but for the few that are larger than a cone may be.
         """
         offsets = offset_expressions(ra_deg, dec_deg)
         half = {side: F(f"{side}_px") * F("pixel_arcsec") / 2.0 * Value(ARCSEC) for side in ("width", "height")}
@@ -53,6 +55,7 @@ class ImageQuerySet(PositionQuerySet):
             .alias(from_centre=separation_expression(ra_deg, dec_deg), **offsets)
             .filter(from_centre__lte=F("radius_deg"))
             .filter(Q(kind="external") | (inside & Q(north__lte=half["height"])))
+            .exclude(_has_edge_short_of(ra_deg=ra_deg, dec_deg=dec_deg))
         )
 
     def latest_with_preview(self) -> Self:
@@ -69,3 +72,11 @@ class ImageQuerySet(PositionQuerySet):
         return self.with_links().prefetch_related(
             "measurement_set__applied_tables__table", "mosaic_tiles__tile", current_assessments(self.model)
         )
+
+
+def _has_edge_short_of(*, ra_deg: float, dec_deg: float) -> Exists:
+    from images.models import ImageEdge  # here: that module imports this one
+
+    x, y, z = map(Value, direction(ra_deg, dec_deg))
+    along = F("normal_x") * x + F("normal_y") * y + F("normal_z") * z
+    return Exists(ImageEdge.objects.filter(image=OuterRef("pk")).alias(along=along).filter(along__lt=F("offset")))

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from django.db import transaction
 from contimg.exceptions import ContimgError, InvalidInput, MissingProduct, NotReadable
 from contimg.products import digest, full_disk_named, inside, product_path, publish, workspace
 from contimg.sky import healpix_index
-from images.models import Image
+from images.models import Image, ImageEdge
 from observations.models import DataRoot
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ def register_external(*, path: Path) -> Image:
         recipe = digest("external", facts.checksum, str(path))
         known = Image.objects.filter(recipe=recipe).first()
         if known is not None:
+            record_edges(image=known, facts=facts)
             return known
         preview = folder / "preview.png"
         with _failures_named(path):
@@ -190,7 +191,16 @@ def _record_external(*, path: Path, plain: Path, preview: Path, recipe: str, fac
             "versions": {"astropy": version("astropy")},
         },
     )
+    record_edges(image=image, facts=facts)
     return image
+
+
+def record_edges(*, image: Image, facts: FitsFacts) -> None:
+    """Also of an image that was registered before edges were."""
+    if image.edges.exists():
+        return
+    edges = [ImageEdge(image=image, number=number, **asdict(edge)) for number, edge in enumerate(facts.edges)]
+    ImageEdge.objects.bulk_create(edges, ignore_conflicts=True)
 
 
 def columns_of(facts: FitsFacts) -> dict[str, object]:

@@ -15,7 +15,7 @@ from batch.models import Attempt, Batch, Item, Pause, Worker
 from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.api.serializers import MJD_EPOCH
 from contimg.sky import healpix_index
-from images.models import Image, MosaicTile
+from images.models import Image, ImageEdge, MosaicTile
 from observations.epochs import HOUR, OVERLAP
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment, Finding, Policy, Rule
@@ -270,6 +270,15 @@ class MosaicFactory(ImageFactory):
     engine = "mosaic"
 
 
+class ImageEdgeFactory(DjangoModelFactory):
+    class Meta:
+        model = ImageEdge
+
+    image = factory.SubFactory(MosaicFactory)
+    number = 0
+    normal_x, normal_y, normal_z, offset = 1.0, 0.0, 0.0, -1.0
+
+
 class MosaicTileFactory(DjangoModelFactory):
     class Meta:
         model = MosaicTile
@@ -449,6 +458,7 @@ ALL = [
     CalibrationTableFactory,
     AppliedTableFactory,
     ImageFactory,
+    ImageEdgeFactory,
     MosaicTileFactory,
     SourceFactory,
     MeasurementFactory,

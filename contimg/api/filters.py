@@ -171,7 +171,12 @@ class CoversFilter(ConeFilter):
     """For resources with a footprint, whose queryset has `covering`."""
 
     covers_ra_deg = PartFilter(
-        min_value=0, max_value=360, help_text="ICRS [0, 360), of a point that the image covers, blank pixels included."
+        min_value=0,
+        max_value=360,
+        help_text="ICRS [0, 360), of a point that the image covers, blank pixels included. Right to a pixel for images"
+        " of up to 5 degrees, and of any size in TAN, SIN and STG; wider ones in other projections to a hundredth of"
+        " their size. Those that are not bounded by four circles on the sky (all-sky images) cover their"
+        " circumscribed circle.",
     )
     covers_dec_deg = PartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], of that point.")
 

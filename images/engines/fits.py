@@ -35,6 +35,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
 from contimg.exceptions import InvalidInput, NotReadable
 from images.engines import fits_cards as cards
 from images.engines.fits_cards import Beam
+from images.engines.outline import Edge, border, outline
 
 BLOCK_PX = 4_000_000
 MEDIAN_PX = 16_000_000  # above this the median and MAD are of every k-th pixel: their error stays below 0.05 %
@@ -117,7 +118,8 @@ class FitsFacts:
     pixel_arcsec: float
     ra_deg: float  # ICRS, image centre, in [0, 360)
     dec_deg: float
-    radius_deg: float  # centre to the farthest corner
+    radius_deg: float  # centre to the farthest of its border
+    edges: tuple[Edge, ...]  # four, or none where they do not bound it
     beam: Beam | None
     unit: str  # BUNIT as written
     frequency_hz: float | None
@@ -211,7 +213,7 @@ def read_facts(path: Path) -> FitsFacts:
         factor = cards.jy_per_beam_factor(unit, has_beam=beam is not None, notes=notes)
         frequency_hz, bandwidth_hz = cards.frequency(plane.header, notes)
         finite_fraction, peak, rms = _measure(path, plane, notes)
-        centre, radius_deg = _position(path, plane)
+        centre, radius_deg, edges = _position(path, plane)
         return FitsFacts(
             checksum=_checksum(plane),
             size_bytes=Path(path).stat().st_size,
@@ -221,6 +223,7 @@ def read_facts(path: Path) -> FitsFacts:
             ra_deg=normalised_ra(centre.ra.deg),
             dec_deg=float(centre.dec.deg),
             radius_deg=radius_deg,
+            edges=edges,
             beam=beam,
             unit=unit,
             frequency_hz=frequency_hz,
@@ -507,20 +510,18 @@ def _sampling_step(n_pixels: int, width_px: int) -> int:
     return step
 
 
-def _position(path: Path, plane: Plane) -> tuple[SkyCoord, float]:
-    """The ICRS position of the image's centre and the distance to its farthest corner (or middle of an edge).
+def _position(path: Path, plane: Plane) -> tuple[SkyCoord, float, tuple[Edge, ...]]:
+    """The ICRS position of the image's centre, the distance to the farthest of its border, and its edges.
 
-    180 degrees for an image whose corners are off the sky, as those of an all-sky image are.
+    180 degrees for an image whose border is in part off the sky, as that of an all-sky image is.
     """
-    right, top = plane.width_px - 0.5, plane.height_px - 0.5
-    middle_x, middle_y = (plane.width_px - 1) / 2, (plane.height_px - 1) / 2
-    xs = [middle_x, -0.5, right, -0.5, right, middle_x, middle_x, -0.5, right]
-    ys = [middle_y, -0.5, -0.5, top, top, -0.5, top, middle_y, middle_y]
-    sky = plane.wcs.pixel_to_world(xs, ys).icrs
-    if not np.isfinite([sky[0].ra.deg, sky[0].dec.deg]).all():
+    size = plane.width_px, plane.height_px
+    centre = plane.wcs.pixel_to_world((size[0] - 1) / 2, (size[1] - 1) / 2).icrs
+    if not np.isfinite([centre.ra.deg, centre.dec.deg]).all():
         raise NoWcs(f"{path.name} has a WCS whose image centre is not on the sky.")
-    distances = sky[0].separation(sky[1:]).deg
-    return sky[0], float(distances.max()) if np.isfinite(distances).all() else 180.0
+    distances = centre.separation(border(plane.wcs, *size)).deg
+    radius_deg = float(distances.max()) if np.isfinite(distances).all() else 180.0
+    return centre, radius_deg, outline(plane.wcs, *size, pixel_arcsec(plane.wcs), centre)
 
 
 def _checksum(plane: Plane) -> str:

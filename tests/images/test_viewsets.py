@@ -199,7 +199,7 @@ def test_a_tile_at_the_pole_covers_every_right_ascension(api, pole):
 
 
 @pytest.mark.django_db
-def test_of_an_external_image_the_circle_decides_however_large(api):
+def test_of_an_external_image_without_edges_the_circle_decides_however_large(api):
     given = {"kind": "external", "measurement_set": None}
     small, whole = tile(20.0, 0.0, **given), tile(200.0, 0.0, radius_deg=180.0, **given)
     assert set(covering(api, 20.0, 1.49)) == {small.pk, whole.pk}
