@@ -7,12 +7,14 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
+from contimg.api.serializers import StrictSerializer
+
 
 def _from_setting(name: str) -> dict[str, Any]:
     return {"required": False, "help_text": f"Default: the setting {name} ({getattr(settings, name)})."}
 
 
-class ParametersSerializer(serializers.Serializer):
+class ParametersSerializer(StrictSerializer):
     lenient = serializers.BooleanField(
         required=False,
         help_text="Also use calibration that failed its gate; every product then says so. Default: false.",

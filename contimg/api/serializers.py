@@ -22,14 +22,32 @@ class FactsSerializer(serializers.ModelSerializer):
 
 
 class StrictSerializer(serializers.Serializer):
-    """What is asked for. A key that it does not know is refused: it may be a known one misspelt."""
+    """What is asked for. A key that it does not know is refused: it may be a known one misspelt.
+
+    So is a value of another JSON type: DRF takes "yes" for true, "1" for 1 and true for 1.0.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, Mapping) and (unknown := data.keys() - self.fields.keys()):
+        if isinstance(data, Mapping):
+            self._refuse_unknown(data)
+            wrong = {name: [what] for name, field in self.fields.items() if (what := _mistaken(field, data.get(name)))}
+            if wrong:
+                raise serializers.ValidationError(wrong, code="invalid")
+        return super().to_internal_value(data)
+
+    def _refuse_unknown(self, data: Mapping[str, Any]) -> None:
+        if unknown := data.keys() - self.fields.keys():
             message = f"There is no such key here; there are {', '.join(self.fields)}."
             first = dict.fromkeys(sorted(unknown)[:MOST_KEYS_NAMED], message)
             raise serializers.ValidationError(first, code="unknown_parameter")
-        return super().to_internal_value(data)
+
+
+def _mistaken(field: serializers.Field, value: Any) -> str:
+    """What to give instead of a value of another type; empty for the right one, and for what the field itself sees."""
+    if isinstance(field, serializers.BooleanField):
+        return "" if value is None or isinstance(value, bool) else "Say true or false, without quotes."
+    is_number = isinstance(field, serializers.IntegerField | serializers.FloatField)
+    return "Give a number, without quotes." if is_number and isinstance(value, str | bool) else ""
 
 
 class MjdField(serializers.FloatField):

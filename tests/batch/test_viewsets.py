@@ -96,6 +96,13 @@ def subject(tile, kind="subband_group"):
         (lambda tile: {"priority": 101}, "invalid_parameter"),
         (lambda tile: {"subjects": "all"}, "invalid_input"),
         (lambda tile: {"subjects": [{"kind": "subband_group", "id": 2**64}]}, "invalid_input"),
+        (lambda tile: {"subjects": [{"kind": "subband_group", "id": str(tile.pk)}]}, "invalid_input"),
+        (lambda tile: {"subjects": [{"kind": "subband_group", "id": True}]}, "invalid_input"),
+        (lambda tile: {"priority": "1"}, "invalid_input"),
+        (lambda tile: {"stage": "process", "parameters": {"lenient": "yes"}}, "invalid_parameter"),
+        (lambda tile: {"stage": "process", "parameters": {"lenient": 1}}, "invalid_parameter"),
+        (lambda tile: {"stage": "image", "parameters": {"size_px": "512"}}, "invalid_parameter"),
+        (lambda tile: {"stage": "image", "parameters": {"robust": True}}, "invalid_parameter"),
     ],
 )
 def test_a_wrong_request_is_refused_with_one_code_and_nothing_is_stored(operator, change, code):

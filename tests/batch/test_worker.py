@@ -176,6 +176,16 @@ def test_what_cannot_be_is_refused_in_a_sentence(arguments, words):
 
 
 @pytest.mark.django_db
+def test_parameters_have_their_types_on_the_console_too():
+    about = ("--subject", f"subband_group:{SubbandGroupFactory().pk}")
+    made = json.loads(said("batch", "create", "process", *about, "--parameter=lenient=true", "--json"))
+    assert made["parameters"]["lenient"] is True
+    for text, words in (("lenient=yes", "true or false"), ("robust=NaN", "Give a number"), ("robust=two", "a number")):
+        with pytest.raises(CommandError, match=words):
+            call_command("batch", "create", "process", *about, f"--parameter={text}")
+
+
+@pytest.mark.django_db
 def test_stages_are_paused_and_resumed():
     said("pause", "image", "--reason=new disk")
     said("pause")

@@ -66,7 +66,7 @@ class Command(ContimgCommand):
             stage=stage,
             subjects=None if options["subject"] is None else [_subject(text) for text in options["subject"]],
             query=None if options["query"] is None else dict(_pair(text) for text in options["query"]),
-            parameters=dict(_pair(text) for text in options["parameter"]),
+            parameters={name: _typed(value) for name, value in map(_pair, options["parameter"])},
             priority=options["priority"],
             idempotency_key=options["idempotency_key"],
         )
@@ -146,6 +146,14 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise CommandError(f"{text!r} is not NAME=VALUE.")
     return name, value
+
+
+def _typed(value: str) -> Any:
+    """A number, true or false as a body has it; anything else stays text, which no parameter takes."""
+    try:
+        return json.loads(value, parse_constant=str)  # NaN is no number in JSON
+    except ValueError:
+        return value
 
 
 def _line(batch: Batch, eta_s: float | None) -> str:
