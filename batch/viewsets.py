@@ -43,7 +43,6 @@ from batch.services import (
     set_priority,
 )
 from contimg.api.errors import ProblemSerializer
-from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.viewsets import ReadOnlyResource
 
@@ -113,7 +112,7 @@ class BatchViewSet(ReadOnlyResource):
     @extend_schema(responses=ItemSerializer(many=True))
     @action(
         detail=True, queryset=Item.objects.for_listing(), filterset_class=ItemFilter,
-        serializer_class=ItemSerializer, orderings=["id"], ordering="id",
+        serializer_class=ItemSerializer, orderings=["id"], ordering="id", query_parameters=None,
     )  # fmt: skip
     def items(self, request: Request, pk: str) -> Response:
         """The items of this batch: the same list as `items/?batch=`."""
@@ -182,10 +181,9 @@ class ItemViewSet(ReadOnlyResource):
         ],
         responses=LogSerializer,
     )
-    @action(detail=True, permission_classes=[IsInternal])
+    @action(detail=True, permission_classes=[IsInternal], query_parameters=["attempt", "tail", "offset"])
     def log(self, request: Request, pk: str) -> Response:
         """The end of an attempt's log, or what came after `offset`."""
-        refuse_unknown(request, ["attempt", "tail", "offset", "format"])
         item = self.get_object()
         wanted = _numbers(request, "attempt", "tail", "offset")
         number = item.attempt if wanted["attempt"] is None else wanted["attempt"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -28,11 +28,14 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     orderings: ClassVar[list[str]]
     ordering: ClassVar[str]
     required_scopes: ClassVar[Mapping[str, str]] = {}
+    # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
+    query_parameters: ClassVar[Sequence[str] | None] = ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        if self.action == "retrieve":
-            refuse_unknown(request, ["format"])
+        # None is the action of a method that there is not, metadata that of OPTIONS.
+        if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
+            refuse_unknown(request, ["format", *self.query_parameters])
 
     def get_queryset(self) -> QuerySet[Any]:
         return self.detail_queryset.all() if self.action == "retrieve" else super().get_queryset()

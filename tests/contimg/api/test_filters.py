@@ -6,9 +6,17 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from django.core.cache import cache
+from rest_framework.test import APIClient
 
 from contimg.urls import router
-from tests.factories import FIRST_TILE, ImageFactory, MeasurementSetFactory, SourceFactory, SubbandGroupFactory
+from tests.factories import (
+    FIRST_TILE,
+    ImageFactory,
+    ItemFactory,
+    MeasurementSetFactory,
+    SourceFactory,
+    SubbandGroupFactory,
+)
 
 IMAGES = "/api/v1/images/"
 SOURCES = "/api/v1/sources/"
@@ -38,6 +46,35 @@ def test_a_detail_refuses_an_unknown_parameter_too(api):
     assert errors(api.get(url, {"format": ["json", "json"]})) == {"format": "repeated_parameter"}
     for form in ("json", "api"):
         assert api.get(url, {"format": form}).status_code == 200
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("get", "images/{image}/fits/"),
+        ("get", "images/{image}/noise/"),
+        ("get", "images/{image}/preview.png"),
+        ("get", "sources/{source}/light-curve/"),
+        ("get", "batches/{batch}/events/"),
+        ("get", "batches/{batch}/items/"),
+        ("get", "items/{item}/log/"),
+        ("post", "batches/"),
+        ("post", "batches/{batch}/cancel/"),
+    ],
+)
+def test_an_action_refuses_an_unknown_parameter_too(admin_user, method, url):
+    item = ItemFactory()
+    client = APIClient(raise_request_exception=False)
+    client.force_authenticate(admin_user)
+    made = {"image": ImageFactory().pk, "source": SourceFactory().pk, "batch": item.batch_id, "item": item.pk}
+    response = getattr(client, method)(f"/api/v1/{url.format(**made)}?x=1", {} if method == "post" else None)
+    assert errors(response) == {"x": "unknown_parameter"}
+
+
+@pytest.mark.django_db
+def test_a_method_that_there_is_not_is_405_whatever_the_parameters(api):
+    assert api.delete(f"{IMAGES}{ImageFactory().pk}/?x=1").status_code in (401, 405)
 
 
 @pytest.mark.django_db
