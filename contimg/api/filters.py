@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import django_filters
 from django import forms
 from django.db import models
 from django.db.models import QuerySet
-from django_filters import BaseInFilter, ChoiceFilter, NumberFilter
+from django_filters import BaseInFilter, ChoiceFilter
 from django_filters.fields import BaseCSVField
 from django_filters.rest_framework import BooleanFilter, DjangoFilterBackend, FilterSet, IsoDateTimeFilter
 from rest_framework.exceptions import ValidationError
@@ -48,10 +50,34 @@ class StrictBooleanFilter(BooleanFilter):
         super().__init__(*args, **{"widget": StrictBooleanField.widget, **kwargs})
 
 
+class _AsWritten:
+    """Python reads 1_000 and digits of other scripts as numbers, which elsewhere are a slip of the keyboard."""
+
+    def to_python(self, value: Any) -> Any:
+        if value and not _NUMBER.fullmatch(str(value).strip()):
+            raise forms.ValidationError("Give a number such as 1000, -0.5 or 1e-3.", code="invalid")
+        return super().to_python(value)  # type: ignore[misc]
+
+
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+class NumberField(_AsWritten, forms.DecimalField):
+    pass
+
+
+class IntegerField(_AsWritten, forms.IntegerField):
+    pass
+
+
+class NumberFilter(django_filters.NumberFilter):
+    field_class: type[forms.Field] = NumberField
+
+
 class IntegerFilter(NumberFilter):
     """Only integers that a database has: SQLite fails on larger ones compared with a foreign key."""
 
-    field_class = forms.IntegerField
+    field_class = IntegerField
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"min_value": -(2**63), "max_value": 2**63 - 1, **kwargs})
@@ -94,9 +120,11 @@ class ListFilter(FilterSet):
         **FilterSet.FILTER_DEFAULTS,
         models.BooleanField: {"filter_class": StrictBooleanFilter},
         models.DateTimeField: {"filter_class": TimeFilter},
+        models.FloatField: {"filter_class": NumberFilter},
         models.ForeignKey: {"filter_class": IntegerFilter},  # no query for the choices
         models.PositiveIntegerField: {"filter_class": IntegerFilter},
         models.PositiveSmallIntegerField: {"filter_class": IntegerFilter},
+        models.SmallIntegerField: {"filter_class": IntegerFilter},
     }
 
     @classmethod

@@ -114,6 +114,11 @@ def test_an_unknown_ordering_is_refused_and_the_valid_ones_are_named(api):
         ("rms_jy_per_beam__lt", "small"),
         ("rms_jy_per_beam__lt", "nan"),
         ("rms_jy_per_beam__lt", "inf"),
+        ("rms_jy_per_beam__lt", "1_000"),
+        ("frequency_hz", "\u0661\u0660"),  # 10 in Arabic digits
+        ("ra_deg", "1_0"),
+        ("covers_dec_deg", "1_0"),
+        ("measurement_set", "1_000"),
         ("observed_at__gte", "yesterday"),
         ("observed_at__gte", "0001-01-01T00:00:00+05:00"),
         ("observed_at__gte", "9999-12-31T23:59:59-05:00"),
