@@ -43,6 +43,8 @@ MAD_TO_RMS = 1.4826  # of a normal distribution
 # Magnitudes between which sums, differences and ratios of float32 neither overflow nor vanish, and all flux densities.
 USUAL = (1e-30, 1e30)
 PIXEL_DEG = (1e-12, 180.0)  # beyond, no pixel is
+# A beam is some pixels wide, and wider than the image only in a cutout; arcsec written as degrees are 3600 times it.
+LARGEST_BEAM_PX, LARGEST_BEAM_IMAGES = 1000, 10
 MAX_AXES = 999  # of the FITS standard, for axes and for columns
 # What astropy and wcslib are seen to raise on headers that contradict themselves (tests/images/test_odd_fits.py).
 _PARSING_FAILURES = (
@@ -163,6 +165,11 @@ class Plane:
             values[stored == self.blank] = np.nan
         return values
 
+    def beam(self, notes: list[str]) -> Beam | None:
+        largest_px = min(LARGEST_BEAM_PX, LARGEST_BEAM_IMAGES * max(self.width_px, self.height_px))
+        largest_arcsec = largest_px * pixel_arcsec(self.wcs)
+        return cards.beam(self.header, self.history, self.beams_table, largest_arcsec, notes)
+
     def blocks(self, multiple_of: int = 1) -> Iterator[np.ndarray]:
         """All rows in turn, some 4 Mpx at once, each block (but the last) a multiple of so many rows high."""
         step = max(1, BLOCK_PX // self.width_px // multiple_of) * multiple_of
@@ -208,7 +215,7 @@ def read_facts(path: Path) -> FitsFacts:
     """Everything that a row of `Image` says about a file. Two passes over the pixels, in blocks."""
     with open_plane(path) as plane:
         notes: list[str] = []
-        beam = cards.beam(plane.header, plane.history, plane.beams_table, notes)
+        beam = plane.beam(notes)
         unit = str(plane.header.get("BUNIT", "")).strip()
         factor = cards.jy_per_beam_factor(unit, has_beam=beam is not None, notes=notes)
         frequency_hz, bandwidth_hz = cards.frequency(plane.header, notes)

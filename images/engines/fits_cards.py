@@ -142,14 +142,16 @@ _AIPS_BEAM = re.compile(rf"BMAJ{_NUMBER}\s*BMIN{_NUMBER}\s*BPA{_NUMBER}")
 _CASA_BEAM = re.compile(rf"restoration:{_NUMBER}\s*by{_NUMBER}\s*\(arcsec\)\s*at pa{_NUMBER}", re.IGNORECASE)
 
 
-def beam(header: fits.Header, history: Iterable[str], table: fits.FITS_rec | None, notes: list[str]) -> Beam | None:
+def beam(
+    header: fits.Header, history: Iterable[str], table: fits.FITS_rec | None, largest_arcsec: float, notes: list[str]
+) -> Beam | None:
     """The restoring beam from BMAJ/BMIN/BPA (degrees), else a BEAMS table, else the last one named in HISTORY."""
-    found = _beam_of_cards(header)
+    found = _plausible_beam(_beam_of_cards(header), "BMAJ", largest_arcsec, notes)
     if found is None and table is not None:
-        found = _beam_of_table(table)
+        found = _plausible_beam(_beam_of_table(table), "The BEAMS table", largest_arcsec, notes)
         notes.append("The beam is the first one of the BEAMS table." if found else "The BEAMS table has no beam.")
     if found is None:
-        found = _beam_of_history(history)
+        found = _plausible_beam(_beam_of_history(history), "HISTORY", largest_arcsec, notes)
         if found:
             notes.append("The beam is from HISTORY.")
     if found is None:
@@ -161,6 +163,14 @@ def _beam(bmaj_arcsec: float, bmin_arcsec: float, bpa_deg: float | None) -> Beam
     if not 0 < bmin_arcsec <= bmaj_arcsec < 180 * 3600:
         return None
     return Beam(bmaj_arcsec, bmin_arcsec, bpa_deg or 0.0)
+
+
+def _plausible_beam(found: Beam | None, where: str, largest_arcsec: float, notes: list[str]) -> Beam | None:
+    if found is None or found.bmaj_arcsec <= largest_arcsec:
+        return found
+    size = f"{found.bmaj_arcsec / 3600:g} degrees"
+    notes.append(f"{where} gives a beam of {size}, which is far larger than these pixels are for; left out.")
+    return None
 
 
 def _beam_of_cards(header: fits.Header) -> Beam | None:

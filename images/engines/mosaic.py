@@ -159,7 +159,7 @@ def _unusable(tile: Tile, why: str) -> TileUnusable:
 def _survey(tile: Tile) -> Surveyed:
     with _opened(tile, tile.image) as plane:
         notes: list[str] = []
-        beam = cards.beam(plane.header, plane.history, plane.beams_table, notes)
+        beam = plane.beam(notes)
         if beam is None:
             raise _unusable(tile, f"{tile.image.name} does not say its beam.")
         wcs, frequency_hz = plane.wcs, cards.frequency(plane.header, notes)[0]

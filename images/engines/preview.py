@@ -42,7 +42,7 @@ def make_preview(fits_path: Path, png_path: Path, title: str = "") -> None:
     with open_plane(fits_path) as plane, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib and wcsaxes on grids that leave the sky
         notes: list[str] = []
-        beam = cards.beam(plane.header, plane.history, plane.beams_table, notes)
+        beam = plane.beam(notes)
         unit, factor = _unit(plane, beam, notes)
         step = max(1, max(plane.width_px, plane.height_px) // LONGEST_SIDE_PX)
         rms = sampled_rms(plane, step)

@@ -205,6 +205,25 @@ def test_a_beam_that_is_missing_or_impossible_is_none(tmp_path, cards):
     assert "The header has no beam." in facts.notes
 
 
+@pytest.mark.parametrize(("bmaj_deg", "taken"), [(30.0, False), (10.0, False), (601 * 2 / 3600, False), (0.33, True)])
+def test_a_beam_far_larger_than_the_image_is_left_out_and_noted(tmp_path, bmaj_deg, taken):
+    facts = fits.read_facts(write(tmp_path / "image.fits", BMAJ=bmaj_deg))  # 60 x 40 pixels of 2 arcsec
+    assert (facts.beam is not None) == taken
+    said = f"BMAJ gives a beam of {bmaj_deg:g} degrees, which is far larger than these pixels are for; left out."
+    assert (said not in facts.notes) == taken
+
+
+def test_arcseconds_written_as_degrees_are_seen_in_a_large_image_too(tmp_path):
+    path = write(tmp_path / "image.fits", sky(1200, 200), **celestial_cards(width=1200, height=200), BMAJ=4.0, BMIN=3.0)
+    assert fits.read_facts(path).beam is None
+
+
+def test_the_beam_of_history_stands_in_for_an_impossible_one(tmp_path):
+    history = ["AIPS   CLEAN BMAJ=  2.7778E-03 BMIN=  2.2222E-03 BPA=  30.00"]
+    facts = fits.read_facts(write(tmp_path / "image.fits", history=history, BMAJ=30.0, BMIN=20.0))
+    assert facts.beam.bmaj_arcsec == pytest.approx(10, rel=1e-4)
+
+
 def test_a_beam_without_angle_points_north(tmp_path):
     assert fits.read_facts(write(tmp_path / "image.fits", BPA=None)).beam.bpa_deg == 0.0
 
