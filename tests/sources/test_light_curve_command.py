@@ -83,6 +83,13 @@ def test_an_unknown_source_is_one_sentence_with_its_code():
         run("10 10")
 
 
+@pytest.mark.parametrize("name", ["curve.xyz", "curve.pdf", "curve", ".png"])
+def test_a_plot_under_another_extension_is_refused_before_anything_is_done(source, tmp_path, name):
+    with pytest.raises(CommandError, match=r"does not end in \.png"):
+        run(source.name, "--png", str(tmp_path / name))
+    assert not (tmp_path / name).exists()
+
+
 def test_a_plot_that_cannot_be_written_is_one_sentence(source, tmp_path):
     with pytest.raises(CommandError, match="cannot be written"):
         run(source.name, "--png", str(tmp_path / "nowhere" / "curve.png"))

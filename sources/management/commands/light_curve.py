@@ -23,6 +23,8 @@ class Command(ContimgCommand):
         parser.add_argument("--json", action="store_true", help="Print it as JSON, as the API gives it.")
 
     def handle(self, *, source: str, png: Path | None, **options) -> None:
+        if png is not None and png.suffix.lower() != ".png":
+            raise CommandError(f"{png.name!r} does not end in .png, and the plot is a PNG; give it such a name.")
         found = find_source(text=source)
         curve = light_curve(source=found)
         self.stdout.write(_as_json(curve) if options["json"] else _as_text(found, curve))
