@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -66,7 +67,17 @@ CHOICES = {
 
 
 def register_checks() -> None:
-    for check in (unknown_names, unparsable, out_of_range, unknown_choices, leases, imager_binary, courier, folders):
+    for check in (
+        unknown_names,
+        unparsable,
+        out_of_range,
+        unknown_choices,
+        image_on_the_sky,
+        leases,
+        imager_binary,
+        courier,
+        folders,
+    ):
         register(check, "contimg")
 
 
@@ -119,6 +130,21 @@ def unknown_choices(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         )
         for name, valid in CHOICES.items()
         if getattr(settings, name) not in valid
+    ]
+
+
+def image_on_the_sky(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """The pixels of RA---SIN have l^2 + m^2 <= 1, the corners last of all."""
+    size_px, pixel_arcsec = settings.CONTIMG_IMAGE_SIZE_PX, settings.CONTIMG_PIXEL_ARCSEC
+    if not math.sqrt(2) * size_px / 2 * math.radians(pixel_arcsec / 3600) > 1:  # NaN is refused by its range
+        return []
+    return [
+        Error(
+            f"CONTIMG_IMAGE_SIZE_PX is {size_px} and CONTIMG_PIXEL_ARCSEC {pixel_arcsec:g}: the corners of such an "
+            "image lie beyond the hemisphere that RA---SIN shows.",
+            hint="Make one of them smaller, so that their product is at most 81 degrees (291 600 arcsec).",
+            id="contimg.E007",
+        )
     ]
 
 

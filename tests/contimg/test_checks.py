@@ -51,6 +51,22 @@ def test_a_lease_is_longer_than_the_time_between_sweeps(settings):
     assert messages() == []
 
 
+@pytest.mark.parametrize(
+    ("size_px", "pixel_arcsec", "fits"), [(8192, 60.0, False), (4862, 60.0, False), (4860, 60.0, True)]
+)
+def test_an_image_whose_corners_are_beyond_the_hemisphere_is_refused_with_both_settings(
+    settings, size_px, pixel_arcsec, fits
+):
+    settings.CONTIMG_IMAGE_SIZE_PX, settings.CONTIMG_PIXEL_ARCSEC = size_px, pixel_arcsec
+    if fits:
+        assert messages() == []
+        return
+    ((code, message),) = messages()
+    assert code == "contimg.E007"
+    assert "CONTIMG_IMAGE_SIZE_PX is" in message
+    assert "CONTIMG_PIXEL_ARCSEC 60" in message
+
+
 def test_every_range_has_its_edges_here():
     assert [name for name, _, _ in EDGES] == [allowed.name for allowed in checks.RANGES]
 
