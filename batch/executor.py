@@ -111,7 +111,8 @@ class Executor:
         try:
             is_settled = self._may_fill_the_disk(held) and self._watch(held)
         except LeaseLost as error:
-            self._abandon(held)
+            self.close()
+            self._clear(held)
             log.warning("lease_lost", detail=str(error))
         except OSError as error:
             self._hand_back_unwell(held, error)
@@ -127,9 +128,10 @@ class Executor:
         self._unwell_until = time.monotonic() + DISK_WAIT_S
         detail = f"The worker {self._worker} cannot work now: {error}. It tries again in {DISK_WAIT_S:.0f} s."
         log.error("worker_unwell", detail=detail)
-        self._abandon(held)
+        self.close()
         with contextlib.suppress(LeaseLost):
             transitions.hand_back(held, code="worker_unwell", detail=detail, wait_s=DISK_WAIT_S)
+        self._clear(held)
 
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
@@ -165,18 +167,11 @@ class Executor:
                 ended = self._until_ended(held, child, stage.time_limit_s, stage.memory_limit_bytes)
         except ChildDied:
             self._after_death(held, child)
-        except LimitReached as reached:
-            self._abandon(held)
+        except (LimitReached, CancelRequested, Stopping) as why:
+            self.close()
             self._note(held, child)
-            transitions.fail(held, code=reached.code, detail=str(reached))
-        except CancelRequested:
-            self._abandon(held)
-            self._note(held, child)
-            transitions.cancelled(held)
-        except Stopping:
-            self._abandon(held)
-            self._note(held, child)
-            transitions.hand_back(held, code="", detail="")
+            _end_stopped(held, why)
+            self._clear(held)
         else:
             if not ended["code"]:  # the child has recorded all but what only its watcher knows
                 if child.peak_bytes:
@@ -184,6 +179,7 @@ class Executor:
                 return True
             self._note(held, child)
             record_ending(held, ended)
+            self._clear(held)
         return False
 
     def _until_ended(self, held: Claim, child: _Child, time_limit_s: float, memory_limit_bytes: int) -> dict[str, Any]:
@@ -232,7 +228,6 @@ class Executor:
         """
         was_full = is_full()
         code = child.kill()
-        self._clear(held)
         self._note(held, child, exit_code=code)
         name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         how = f"Its process ended by {name} without an answer"
@@ -244,12 +239,13 @@ class Executor:
                 detail = f"{how}; see the attempt's log."
                 transitions.try_again(held, code="process_died", detail=detail, outcome=Attempt.Outcome.LOST)
         log.warning("process_died", how=name)
-
-    def _abandon(self, held: Claim) -> None:
-        self.close()
         self._clear(held)
 
     def _clear(self, held: Claim) -> None:
+        """After the item was let go: that waits for a COMMIT of the child's which the database is still carrying out.
+
+        Before it the rows of the products were not to be seen, and what is in them would be removed.
+        """
         for folder in work_folders(work_owner(held)):
             remove_work(folder)
 
@@ -261,6 +257,15 @@ class Executor:
             peak_memory_bytes=child.peak_bytes or None,
             duration_s=child.item_s(),
         )
+
+
+def _end_stopped(held: Claim, why: LimitReached | CancelRequested | Stopping) -> None:
+    if isinstance(why, LimitReached):
+        transitions.fail(held, code=why.code, detail=str(why))
+    elif isinstance(why, CancelRequested):
+        transitions.cancelled(held)
+    else:
+        transitions.hand_back(held, code="", detail="")
 
 
 def record_ending(held: Claim, ended: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -98,7 +99,7 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
             while not crew.is_idle:
                 crew.wait(WATCH_EVERY_S)
                 unless_away(batch.refresh_from_db)
-                watch(batch)
+                unless_away(partial(watch, batch))
         except KeyboardInterrupt:
             transitions.cancel(batch.items.all())
             raise

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 from django.conf import settings
-from django.db.models import BooleanField, ExpressionWrapper, OuterRef, Q, QuerySet, Subquery
+from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from batch import transitions
@@ -67,8 +67,26 @@ class Sweeper:
                 n += _take_back(Claim(item.pk, item.attempt, item.batch_id, item.stage, item.attempt_id), item.worker)
         self._seen = seen
         transitions.settle_all()
+        release_calibrated()
         sweep_files()
         return n
+
+
+def release_calibrated() -> int:
+    """Tiles that wait for calibration, and for which there are tables, look again; returns how many.
+
+    Whoever solved them tells at once; but he may die before, or tell while a tile is on its way to wait.
+    """
+    tolerance_deg = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+    in_use = CalibrationTable.objects.in_use()
+    complete = in_use.filter(Exists(in_use.filter(kind="G", set_name=OuterRef("set_name"))), kind="B")
+
+    def has_tables(tile: str) -> Exists:
+        observed_at, dec_deg = OuterRef(f"{tile}__observed_at"), OuterRef(f"{tile}__pointing_dec_deg")
+        valid = complete.filter(valid_from__lte=observed_at, valid_until__gte=observed_at)
+        return Exists(valid.filter(dec_deg__gte=dec_deg - tolerance_deg, dec_deg__lte=dec_deg + tolerance_deg))
+
+    return transitions.release_calibrated(Item.objects.filter(has_tables("group") | has_tables("measurement_set")))
 
 
 def _take_back(held: Claim, worker: str) -> bool:

@@ -8,20 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import InterfaceError, OperationalError, transaction
-from django.db.models import Model, Q
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db.models import Model
 
 from batch import evidence, transitions
 from batch.models import Item, StageName
 from batch.stages import Job, Stage, StageNotReady, stages
-from batch.sweeper import products_of, remove_unnamed, work_owner
+from batch.sweeper import products_of, release_calibrated, remove_unnamed, work_owner
 from batch.transitions import Claim
-from calibration.models import CalibrationTable
 from contimg.exceptions import ContimgError
 from contimg.products import make_durable, note, workspace
-from observations.models import SubbandGroup
 
 log = structlog.get_logger(__name__)
 DATABASE_AWAY = "database_unavailable"
@@ -62,27 +59,8 @@ def run_stage(held: Claim, progress: Callable[[float], None]) -> None:
     else:
         _do(held, stage, job, began_s)
     transitions.settle(held)
-    if stage.name == StageName.CALIBRATE and job.tile is not None:
-        release_waiting_tiles(job.tile)
-
-
-def release_waiting_tiles(solved: SubbandGroup) -> int:
-    """Tiles of any batch that waited for calibration and that the newest tables of this one may serve look again."""
-    tables = CalibrationTable.objects.in_use().filter(source_measurement_set__group=solved)
-    table = tables.order_by("-id").first()
-    if table is None:
-        return 0
-    tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
-    of_group, of_set = (
-        Q(
-            **{
-                f"{path}observed_at__range": (table.valid_from, table.valid_until),
-                f"{path}pointing_dec_deg__range": (table.dec_deg - tolerance, table.dec_deg + tolerance),
-            }
-        )
-        for path in ("group__", "measurement_set__")
-    )
-    return transitions.release_calibrated(Item.objects.filter(of_group | of_set))
+    if stage.name == StageName.CALIBRATE:
+        release_calibrated()
 
 
 def _record_done_before(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
@@ -125,8 +103,12 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
                     duration_s=time.monotonic() - began_s,
                     cpu_s=_cpu_s() - began_cpu_s,
                 )
-        finally:
+        except DatabaseError:  # whether that was committed is not known now: who clears the folder looks
+            raise
+        except BaseException:
             remove_unnamed(folder, subject=subject)
+            raise
+        remove_unnamed(folder, subject=subject)
 
 
 def _recorded(stage: Stage, job: Job) -> list[Model]:

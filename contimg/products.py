@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
 from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 
@@ -96,20 +96,27 @@ def require_writable_roots(*, holds_products: bool) -> None:
 
 @contextlib.contextmanager
 def workspace(owner: str = "") -> Iterator[Path]:
-    """A private temporary folder on the products' file system, gone at the end whatever happens.
+    """A private temporary folder on the products' file system, gone at the end but for one case.
 
-    Its name begins with the database's tag and its owner: `this_process()`, or what a worker holds, as `item7.2`.
+    After an error of the database nobody knows whether the rows of what was published are there: the folder stays,
+    with its journal, for the sweeper. Its name begins with the database's tag and its owner: `this_process()`, or what
+    a worker holds, as `item7.2`.
     Raises DiskFull in place of the operating system's ENOSPC or EDQUOT.
     """
     base = products_root() / WORK_FOLDER
     with full_disk_named():
         base.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{database_tag()}-{owner or this_process()}-", dir=base))
+    is_sure = True
     try:
         with full_disk_named():
             yield folder
+    except DatabaseError:
+        is_sure = False
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_sure:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def this_process() -> str:

@@ -200,6 +200,7 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         "options": f"{_silence} {_options.get('options', '')}".strip(),
         "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5},
     }
+    _database["CONN_HEALTH_CHECKS"] = True  # or each connection of the pool fails once after the server was restarted
 # Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.
 if _redis_url := env.str("CONTIMG_REDIS_URL", default=""):
     if importlib.util.find_spec("redis") is None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Count, F, Max, Min, Q
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 FIND_RADIUS_DEG = 30 / 3600
 LARGEST_TILE_RADIUS_DEG = 5.0  # to find the tiles that may cover a place; ours reach 2.9 deg from their centre
+SOURCES_LOCK = 0x736F7572636573  # one number for all processes: "sources"
 EDGE_DEG = 0.01  # around an image: a source there may be the one that is seen just inside
 
 
@@ -311,6 +312,7 @@ def record_catalogue(*, image: Image, measured: MeasuredImage) -> Catalogue:
     Raises Busy when somebody else changed the field meanwhile: measure again, or sources that he added would be there
     twice, and those that this image adds would lack a flux in the images that he measured.
     """
+    _one_at_a_time()
     done = Catalogue.objects.filter(recipe=measured.recipe).first()
     if done is not None:
         return done
@@ -350,11 +352,22 @@ def _delete_never_seen(candidates: set[int]) -> None:
     Source.objects.filter(pk__in=candidates).exclude(pk__in=seen).delete()
 
 
+def _one_at_a_time() -> None:
+    """Until the transaction ends nobody else writes sources, nor reads what this one is about to write of them.
+
+    SQLite has one writer anyway. On PostgreSQL two that record neighbouring tiles would not see each other's sources.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [SOURCES_LOCK])
+
+
 def _refresh(which: Q) -> None:
     """Position, times and statistics of sources, from all their measurements in current images that count.
 
     A verdict is among the sources with two or more epochs that are judged together: those of the image.
     """
+    _one_at_a_time()
     chosen = Source.objects.filter(pk__in=Source.objects.filter(which).values("pk"))
     sources = list(chosen.order_by("pk"))
     if not sources:

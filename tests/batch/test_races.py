@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,11 +21,13 @@ from batch.sweeper import Sweeper
 from batch.transitions import Claim
 from batch.work import run
 from contimg.products import this_process, work_folders
+from images.models import Image
 from observations.models import SubbandGroup
+from sources.services import refresh_statistics
 from tests.batch.installation import until
 from tests.batch.nights import dead_process
 from tests.batch.trivial import behave, is_recording
-from tests.factories import SubbandGroupFactory
+from tests.factories import ImageFactory, MeasurementFactory, SourceFactory, SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
@@ -228,3 +232,22 @@ def is_one_waiting() -> bool:
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
         return cursor.fetchone()[0] == 1
+
+
+def test_two_that_record_fluxes_of_one_source_see_each_other(installation):
+    source, start = SourceFactory(), threading.Barrier(2)
+
+    def record(image: Image) -> None:
+        with transaction.atomic():
+            if connection.vendor == "postgresql":  # SQLite has one writer: the other would wait for ever
+                start.wait()
+            MeasurementFactory(image=image, source=source, is_forced=True)
+            refresh_statistics(images=[image])
+            time.sleep(0.3)
+
+    images = [ImageFactory(grade="good") for _ in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        for recording in [threads.submit(with_own_connection, partial(record, image)) for image in images]:
+            recording.result(60)
+    source.refresh_from_db()
+    assert source.n_measurements == 2

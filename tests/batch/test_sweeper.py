@@ -3,16 +3,25 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.db import connection
 
-from batch.sweeper import IMAGE_COLUMNS, products_of, remove_unnamed
+from batch.services import create_batch
+from batch.sweeper import IMAGE_COLUMNS, Sweeper, products_of, remove_unnamed
 from batch.sweeper import sweep_files as sweep
+from batch.transitions import claim, wait_for_calibration
 from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, this_process, workspace
 from tests.batch.nights import dead_process
-from tests.factories import CalibrationTableFactory, FlagTableFactory, ImageFactory, MeasurementSetFactory
+from tests.factories import (
+    CalibrationTableFactory,
+    FlagTableFactory,
+    ImageFactory,
+    MeasurementSetFactory,
+    SubbandGroupFactory,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -178,3 +187,25 @@ def test_the_products_of_a_tile_are_those_of_all_its_versions():
 
     assert "images/old.fits" in set(products_of(tile))
     assert new.path not in set(products_of(tile))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "hours", "strip_deg", "state"),
+    [("BG", 0, 0, "ready"), ("B", 0, 0, "waiting"), ("BG", 13, 0, "waiting"), ("BG", 0, 5, "waiting")],
+)
+def test_a_tile_that_waits_for_calibration_looks_again_when_there_are_tables_whoever_told(
+    kinds, hours, strip_deg, state
+):
+    """They may have come between its look and its waiting, and who solved them may have died before he told."""
+    tile = SubbandGroupFactory()
+    batch = create_batch(stage="apply", subjects=[("subband_group", tile.pk)]).batch
+    held = claim(worker=this_process(), host="")
+    source = MeasurementSetFactory(observed_at=tile.observed_at - timedelta(hours=hours))
+    for kind in kinds:
+        CalibrationTableFactory(
+            set_name="cal", kind=kind, source_measurement_set=source, dec_deg=tile.pointing_dec_deg + strip_deg
+        )
+    wait_for_calibration(held, code="waiting_for_calibration", detail="")
+
+    Sweeper().sweep()
+    assert batch.items.get().state == state

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
+from django.db import OperationalError
 
 from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 from contimg.products import (
@@ -288,6 +289,14 @@ def test_a_process_is_gone_only_for_who_can_see_it():
     assert is_gone(f"{host}.{pid}.1{begun}_{number_space}"), "its number was given to another"
     assert not is_gone(f"{host}.{pid}.1{begun}_1{number_space}"), "in a container of the same host name"
     assert not is_gone(f"else{host}.{pid}.1{begun}_{number_space}")
+
+
+def test_the_folder_of_what_the_database_may_or_may_not_have_taken_stays_for_the_sweeper(products_root):
+    for error, is_kept in ((OperationalError("server closed the connection"), True), (ValueError("ours"), False)):
+        with contextlib.suppress(type(error)), workspace("item7.2") as folder:
+            (folder / "made.fits").write_text("x")
+            raise error
+        assert (folder / "made.fits").exists() == is_kept
 
 
 def test_a_root_that_should_hold_products_and_does_not_is_not_made_anew(products_root):
