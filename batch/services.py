@@ -17,12 +17,12 @@ from django_filters import BaseInFilter, Filter, FilterSet
 
 from access.audit import audit
 from batch import couriers, transitions
-from batch.insert import insert_like
 from batch.models import SUBJECT_COLUMNS, Batch, Item, Pause, StageName, State
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, stages
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.insert import insert_like
 from contimg.products import digest
 from images.filters import EpochFilter, ImageFilter
 from images.models import Image

@@ -14,7 +14,7 @@ from contimg.api.viewsets import Router
 from images.viewsets import EpochViewSet, ImageViewSet
 from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
 from qa.viewsets import AssessmentViewSet, PolicyViewSet
-from sources.viewsets import MeasurementViewSet, SourceViewSet
+from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
 
 router = Router()
 router.register("subband-groups", SubbandGroupViewSet, "subband-group")
@@ -25,6 +25,8 @@ router.register("images", ImageViewSet, "image")
 router.register("epochs", EpochViewSet, "epoch")
 router.register("sources", SourceViewSet, "source")
 router.register("measurements", MeasurementViewSet, "measurement")
+router.register("reference-catalogues", ReferenceCatalogueViewSet, "reference-catalogue")
+router.register("reference-sources", ReferenceSourceViewSet, "reference-source")
 router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
 router.register("batches", BatchViewSet, "batch")

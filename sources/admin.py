@@ -6,7 +6,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from contimg.admin import FactsAdmin, link, links, number
-from sources.models import Catalogue, Measurement, Source
+from sources.models import Catalogue, Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 
 @admin.register(Source)
@@ -54,3 +54,33 @@ class CatalogueAdmin(FactsAdmin):
     list_filter = ["engine"]
     list_select_related = ["image"]
     search_fields = ["image__name"]
+
+
+@admin.register(ReferenceCatalogue)
+class ReferenceCatalogueAdmin(FactsAdmin):
+    list_display = [
+        "name",
+        number("frequency_hz", ".0f", scale=1e-6, description="frequency (MHz)"),
+        number("epoch_jyear", ".1f", description="epoch"),
+        "n_sources",
+        "imported_at",
+        "note",
+    ]
+    search_fields = ["name", "note"]
+    extra_facts = (links("sources", "sources.referencesource", "catalogue"),)
+
+
+@admin.register(ReferenceSource)
+class ReferenceSourceAdmin(FactsAdmin):
+    list_display = [
+        "id",
+        link("catalogue"),
+        "designation",
+        number("ra_deg", ".5f", description="RA (deg)"),
+        number("dec_deg", "+.5f", description="dec (deg)"),
+        number("flux_jy", ".2f", scale=1e3, description="flux (mJy)"),
+        number("flux_err_jy", ".2f", scale=1e3, description="error (mJy)"),
+    ]
+    list_filter = ["catalogue"]
+    list_select_related = ["catalogue"]
+    search_fields = ["designation"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ConeFilter
-from sources.models import Measurement, Source
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, NULLABLE_RANGE, RANGE, ConeFilter, ListFilter
+from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 
 class SourceFilter(ConeFilter):
@@ -33,4 +33,30 @@ class MeasurementFilter(ConeFilter):
             "flux_jy": RANGE,
             "snr": NULLABLE_RANGE,
             "upper_limit_jy": NULLABLE_RANGE,
+        }
+
+
+class ReferenceCatalogueFilter(ListFilter):
+    class Meta:
+        model = ReferenceCatalogue
+        fields = {
+            "name": ["exact", "startswith"],
+            "frequency_hz": NULLABLE_RANGE,
+            "epoch_jyear": NULLABLE_RANGE,
+            "n_sources": RANGE,
+        }
+
+
+class ReferenceSourceFilter(ConeFilter):
+    class Meta:
+        model = ReferenceSource
+        fields = {
+            "catalogue": ["exact"],
+            "designation": ["exact", "startswith"],
+            "dec_deg": BOUNDS,
+            "flux_jy": RANGE,
+            "flux_err_jy": NULLABLE_RANGE,
+            "spectral_index": NULLABLE_RANGE,
+            "major_arcsec": NULLABLE_RANGE,
+            "minor_arcsec": NULLABLE_RANGE,
         }

@@ -7,7 +7,9 @@ from django.db.models import F, Q
 from django.db.models.functions import NullIf
 
 from images.models import Image
-from sources.querysets import MeasurementQuerySet, SourceQuerySet
+from sources.querysets import MeasurementQuerySet, ReferenceSourceQuerySet, SourceQuerySet
+
+BRIGHTEST_JY = 1e9  # of no source; the largest double of PostgreSQL is infinity
 
 
 class Source(models.Model):
@@ -117,3 +119,80 @@ class Catalogue(models.Model):
 
     def __str__(self) -> str:
         return f"catalogue of {self.image_id}"
+
+
+class ReferenceCatalogue(models.Model):
+    """Sources that somebody else measured, such as NVSS, as one file gave them.
+
+    The file's checksum and `parameters` (which column was what, in which unit, and the frame) say what its rows are.
+    Importing another file, or the same in another way, replaces the rows and keeps this one.
+    """
+
+    name = models.CharField(max_length=50, unique=True)
+    frequency_hz = models.FloatField(null=True, help_text="Of its fluxes.")
+    epoch_jyear = models.FloatField(null=True, help_text="Of its positions, as a Julian year.")
+    note = models.CharField(max_length=300, blank=True, help_text="Where it is from, such as the paper.")
+    checksum = models.CharField(max_length=64, help_text="SHA-256 of the file.")
+    parameters = models.JSONField(default=dict, help_text="Column and unit of each quantity, and the frame.")
+    n_rows = models.PositiveIntegerField(help_text="In the file.")
+    n_sources = models.PositiveIntegerField(help_text="Rows that were taken.")
+    left_out = models.JSONField(default=dict, help_text="Rows that were not, by reason.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    imported_at = models.DateTimeField(help_text="When its rows were written.")
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(frequency_hz__isnull=True) | Q(frequency_hz__gt=0), name="reference_frequency_positive"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ReferenceSource(models.Model):
+    """A row of a reference catalogue; null where the file says nothing."""
+
+    catalogue = models.ForeignKey(
+        ReferenceCatalogue,
+        on_delete=models.CASCADE,
+        related_name="sources",
+        db_index=False,  # those below begin with it
+    )
+    row = models.PositiveIntegerField(help_text="In the file, from 1.")
+    designation = models.CharField(max_length=60, blank=True, help_text="As the file names it.")
+    ra_deg = models.FloatField(help_text="ICRS, [0, 360).")
+    dec_deg = models.FloatField(help_text="ICRS.")
+    position_err_arcsec = models.FloatField(null=True, help_text="Of one coordinate; that of the declination if two.")
+    healpix = models.BigIntegerField()
+    flux_jy = models.FloatField()
+    flux_err_jy = models.FloatField(null=True)
+    spectral_index = models.FloatField(null=True, help_text="As the file defines its sign.")
+    major_arcsec = models.FloatField(null=True, help_text="As the file defines it.")
+    minor_arcsec = models.FloatField(null=True, help_text="As the file defines it.")
+
+    objects = ReferenceSourceQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["catalogue", "row"], name="reference_source_row_once"),
+            models.CheckConstraint(condition=Q(ra_deg__gte=0, ra_deg__lt=360), name="reference_source_ra"),
+            models.CheckConstraint(condition=Q(dec_deg__gte=-90, dec_deg__lte=90), name="reference_source_dec"),
+            models.CheckConstraint(
+                condition=Q(flux_jy__gt=0, flux_jy__lt=BRIGHTEST_JY), name="reference_source_flux_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(flux_err_jy__isnull=True) | Q(flux_err_jy__gt=0), name="reference_source_error_positive"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["healpix"], name="reference_source_healpix"),
+            models.Index(fields=["flux_jy", "id"], name="reference_source_flux"),
+            models.Index(fields=["catalogue", "flux_jy", "id"], name="reference_catalogue_flux"),
+        ]
+
+    def __str__(self) -> str:
+        return self.designation or f"row {self.row}"

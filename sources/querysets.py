@@ -43,3 +43,11 @@ class MeasurementQuerySet(PositionQuerySet):
 
     def with_links(self) -> Self:
         return self.select_related("source", "image")
+
+
+class ReferenceSourceQuerySet(PositionQuerySet):
+    def of_catalogue(self, name: str) -> Self:
+        return self.filter(catalogue__name=name)
+
+    def brighter_than(self, flux_jy: float) -> Self:
+        return self.filter(flux_jy__gte=flux_jy)

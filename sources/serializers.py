@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from contimg.api.serializers import FactsSerializer, SeparationField
-from sources.models import Measurement, Source
+from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 
 class SourceSerializer(FactsSerializer):
@@ -53,6 +53,35 @@ class MeasurementDetailSerializer(MeasurementSerializer):
             *MeasurementSerializer.Meta.fields[:-1], "position_err_arcsec", "primary_beam", "source_name",
             "image_name", "image_grade",
         ]  # fmt: skip
+
+
+class ReferenceCatalogueSerializer(FactsSerializer):
+    class Meta:
+        model = ReferenceCatalogue
+        fields = ["id", "name", "frequency_hz", "epoch_jyear", "note", "n_sources", "created_at", "imported_at"]
+
+
+class ReferenceCatalogueDetailSerializer(ReferenceCatalogueSerializer):
+    class Meta(ReferenceCatalogueSerializer.Meta):
+        fields = [*ReferenceCatalogueSerializer.Meta.fields, "checksum", "parameters", "n_rows", "left_out"]
+
+
+class ReferenceSourceSerializer(FactsSerializer):
+    separation_deg = SeparationField()
+
+    class Meta:
+        model = ReferenceSource
+        fields = [
+            "id", "catalogue", "row", "designation", "ra_deg", "dec_deg", "position_err_arcsec", "flux_jy",
+            "flux_err_jy", "spectral_index", "major_arcsec", "minor_arcsec", "separation_deg",
+        ]  # fmt: skip
+
+
+class ReferenceSourceDetailSerializer(ReferenceSourceSerializer):
+    catalogue_name = serializers.CharField(source="catalogue.name")
+
+    class Meta(ReferenceSourceSerializer.Meta):
+        fields = [*ReferenceSourceSerializer.Meta.fields[:-1], "catalogue_name"]
 
 
 class _StatisticsSerializer(serializers.Serializer):

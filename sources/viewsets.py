@@ -7,12 +7,16 @@ from rest_framework.response import Response
 
 from contimg.api.viewsets import ReadOnlyResource
 from sources import services
-from sources.filters import MeasurementFilter, SourceFilter
-from sources.models import Measurement, Source
+from sources.filters import MeasurementFilter, ReferenceCatalogueFilter, ReferenceSourceFilter, SourceFilter
+from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 from sources.serializers import (
     LightCurveSerializer,
     MeasurementDetailSerializer,
     MeasurementSerializer,
+    ReferenceCatalogueDetailSerializer,
+    ReferenceCatalogueSerializer,
+    ReferenceSourceDetailSerializer,
+    ReferenceSourceSerializer,
     SourceDetailSerializer,
     SourceSerializer,
 )
@@ -46,3 +50,27 @@ class MeasurementViewSet(ReadOnlyResource):
     filterset_class = MeasurementFilter
     orderings = ["observed_at", "snr", "id"]
     ordering = "-observed_at"
+
+
+class ReferenceCatalogueViewSet(ReadOnlyResource):
+    """Catalogues of other telescopes that were imported, such as NVSS."""
+
+    queryset = ReferenceCatalogue.objects.all()
+    detail_queryset = ReferenceCatalogue.objects.all()
+    serializer_class = ReferenceCatalogueSerializer
+    detail_serializer_class = ReferenceCatalogueDetailSerializer
+    filterset_class = ReferenceCatalogueFilter
+    orderings = ["name", "id"]
+    ordering = "name"
+
+
+class ReferenceSourceViewSet(ReadOnlyResource):
+    """Their sources, each with the row of the file that it is from."""
+
+    queryset = ReferenceSource.objects.all()
+    detail_queryset = ReferenceSource.objects.select_related("catalogue")
+    serializer_class = ReferenceSourceSerializer
+    detail_serializer_class = ReferenceSourceDetailSerializer
+    filterset_class = ReferenceSourceFilter
+    orderings = ["flux_jy", "id"]
+    ordering = "id"

@@ -19,7 +19,7 @@ from images.models import Image, ImageEdge, MosaicTile
 from observations.epochs import HOUR, OVERLAP
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment, Finding, Policy, Rule
-from sources.models import Catalogue, Measurement, Source
+from sources.models import Catalogue, Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 FIRST_TILE = datetime(2026, 3, 1, 6, 0, 0, tzinfo=UTC)
 TILE = timedelta(seconds=309)
@@ -338,6 +338,36 @@ class CatalogueFactory(DjangoModelFactory):
     n_new_sources = 1
 
 
+class ReferenceCatalogueFactory(DjangoModelFactory):
+    class Meta:
+        model = ReferenceCatalogue
+
+    name = factory.Sequence(lambda n: f"NVSS {n}")
+    frequency_hz = 1.4e9
+    epoch_jyear = 1995.0
+    checksum = factory.Sequence(lambda n: digest(f"reference {n}"))
+    parameters = {"frame": "icrs", "columns": {"ra": {"column": "RAJ2000", "unit": "deg"}}}
+    n_rows = 2
+    n_sources = 1
+    left_out = {"no_flux": 1}
+    imported_at = FIRST_TILE
+
+
+class ReferenceSourceFactory(DjangoModelFactory):
+    class Meta:
+        model = ReferenceSource
+
+    catalogue = factory.SubFactory(ReferenceCatalogueFactory)
+    row = factory.Sequence(lambda n: n + 1)
+    designation = factory.Sequence(lambda n: f"{n:06d}+161800")
+    ra_deg = factory.Sequence(lambda n: (150 + 0.1 * n) % 360)
+    dec_deg = 16.3
+    position_err_arcsec = 0.6
+    healpix = factory.LazyAttribute(_healpix)
+    flux_jy = 0.05
+    flux_err_jy = 0.002
+
+
 class PolicyFactory(DjangoModelFactory):
     class Meta:
         model = Policy
@@ -463,6 +493,8 @@ ALL = [
     SourceFactory,
     MeasurementFactory,
     CatalogueFactory,
+    ReferenceCatalogueFactory,
+    ReferenceSourceFactory,
     PolicyFactory,
     RuleFactory,
     AssessmentFactory,

@@ -33,6 +33,8 @@ def make_rows(basename: str, n: int) -> int:
         "epoch": epoch_with_tiles,
         "source": source_with_measurements,
         "measurement": lambda n: factories.MeasurementFactory(),
+        "reference-catalogue": catalogue_with_sources,
+        "reference-source": lambda n: factories.ReferenceSourceFactory(),
         "assessment": assessment_with_findings,
         "policy": policy_with_rules,
         "batch": lambda n: open_batch(),
@@ -86,6 +88,12 @@ def source_with_measurements(n):
     source = factories.SourceFactory()
     factories.MeasurementFactory.create_batch(min(n, 3), source=source)
     return source
+
+
+def catalogue_with_sources(n):
+    catalogue = factories.ReferenceCatalogueFactory()
+    factories.ReferenceSourceFactory.create_batch(n, catalogue=catalogue)
+    return catalogue
 
 
 def assessment_with_findings(n):

@@ -99,6 +99,8 @@ def world() -> dict[str, Any]:
         "epoch": factories.EpochFactory(),
         "source": factories.SourceFactory(),
         "measurement": factories.MeasurementFactory(),
+        "reference-catalogue": factories.ReferenceCatalogueFactory(),
+        "reference-source": factories.ReferenceSourceFactory(),
         "assessment": factories.AssessmentFactory(),
         "policy": factories.PolicyFactory(),
     }

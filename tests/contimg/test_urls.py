@@ -26,6 +26,9 @@ FIELDS = {
     "first_seen_at, last_seen_at",
     "measurements": "id, source, image, observed_at, mjd, ra_deg, dec_deg, flux_jy, flux_err_jy, peak_jy_per_beam,"
     "rms_jy_per_beam, snr, is_forced, upper_limit_jy",
+    "reference-catalogues": "id, name, frequency_hz, epoch_jyear, note, n_sources, created_at, imported_at",
+    "reference-sources": "id, catalogue, row, designation, ra_deg, dec_deg, position_err_arcsec, flux_jy, flux_err_jy,"
+    "spectral_index, major_arcsec, minor_arcsec",
     "assessments": "id, subject, policy, grade, is_current, created_at",
     "calibrators": "id, name, ra_deg, dec_deg, reference, is_retired",
     "policies": "id, name, version, is_active",

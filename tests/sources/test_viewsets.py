@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from tests.factories import ImageFactory, MeasurementFactory, SourceFactory
+from tests.factories import ImageFactory, MeasurementFactory, ReferenceSourceFactory, SourceFactory
 
 
 @pytest.mark.django_db
@@ -42,3 +44,32 @@ def test_a_light_curve_has_every_epoch_and_its_statistics(api):
     assert body["statistics"]["n"] == 2
     assert set(body["statistics"]) == {"n", "mean_jy", "std_jy", "eta", "v", "reason"}
     assert api.get("/api/v1/sources/0/light-curve/").status_code == 404
+
+
+@pytest.mark.django_db
+def test_reference_sources_are_found_by_catalogue_flux_and_cone(api):
+    first = ReferenceSourceFactory(ra_deg=359.999, flux_jy=0.1)
+    near = ReferenceSourceFactory(ra_deg=0.001, flux_jy=0.2, catalogue=first.catalogue)
+    ReferenceSourceFactory(ra_deg=0.001, flux_jy=0.3)
+    ReferenceSourceFactory(ra_deg=5, flux_jy=0.4, catalogue=first.catalogue)
+    url, cone = "/api/v1/reference-sources/", {"ra_deg": 0.0005, "dec_deg": 16.3, "radius_deg": 0.1}
+    rows = api.get(url, {"catalogue": first.catalogue_id, **cone}).json()["results"]
+    assert [row["id"] for row in rows] == [near.pk, first.pk]
+    assert rows[0]["separation_deg"] == pytest.approx(0.0005 * math.cos(math.radians(16.3)), rel=1e-6)
+    rows = api.get(url, {"flux_jy__gte": 0.2, "catalogue": first.catalogue_id, "ordering": "-flux_jy"}).json()
+    assert [row["flux_jy"] for row in rows["results"]] == [0.4, 0.2]
+    detail = api.get(f"{url}{near.pk}/").json()
+    assert detail["catalogue_name"] == first.catalogue.name
+    (listed,) = api.get("/api/v1/reference-catalogues/", {"name": first.catalogue.name}).json()["results"]
+    assert listed["id"] == first.catalogue_id
+    assert api.get(f"/api/v1/reference-catalogues/{listed['id']}/").json()["left_out"] == {"no_flux": 1}
+    assert api.post("/api/v1/reference-catalogues/", {}).status_code in (401, 405)
+
+
+@pytest.mark.django_db
+def test_reference_sources_are_paged_by_flux(api):
+    for flux_jy in (0.3, 0.1, 0.2):
+        ReferenceSourceFactory(flux_jy=flux_jy)
+    page = api.get("/api/v1/reference-sources/?ordering=flux_jy&limit=2").json()
+    assert [row["flux_jy"] for row in page["results"]] == [0.1, 0.2]
+    assert [row["flux_jy"] for row in api.get(page["next"]).json()["results"]] == [0.3]
