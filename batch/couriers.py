@@ -37,16 +37,7 @@ def answer() -> int:
             if time.monotonic() - rung_at > RING_EVERY_S and Item.objects.claimable().exists():
                 ring()
                 rung_at = time.monotonic()
-        if n == 0 and settings.CONTIMG_WORKER_STAGES and not _executor.is_stopping:
-            _pass_on()
     return n
-
-
-def _pass_on() -> None:
-    """What was rung for may be of stages that this process does not take. Not at once: it may be the next to answer."""
-    time.sleep(RING_EVERY_S)
-    if Item.objects.claimable().exists():
-        ring()
 
 
 _executor: Any = None
