@@ -42,6 +42,7 @@ HEARTBEATS_PER_LEASE = 6
 TERM_GRACE_S = 2.0
 START_LIMIT_S = 300.0  # of a new process on a busy machine, which is not the stage's time
 WORK_S_PER_CHILD = 600.0  # engines leak; a new process costs three seconds
+ENDPOINTS = ("started", "ended")  # events that are not waited beyond
 LOG_LIMIT_BYTES = 10_000_000
 DISK_WAIT_S = 60.0
 DISK_RESERVE_BYTES = 1_000_000_000
@@ -168,8 +169,7 @@ class Executor:
         except ChildDied:
             self._after_death(held, child)
         except (LimitReached, CancelRequested, Stopping) as why:
-            self.close()
-            self._note(held, child)
+            self._kill_noted(held, child)
             _end_stopped(held, why)
             self._clear(held)
         else:
@@ -177,7 +177,8 @@ class Executor:
                 if child.peak_bytes:
                     Attempt.objects.filter(pk=held.attempt_id).update(peak_memory_bytes=child.peak_bytes)
                 return True
-            self._note(held, child)
+            child.weigh()
+            transitions.note(held, exit_code=0, **{**child.spent(), "cpu_s": ended["cpu_s"]})
             record_ending(held, ended)
             self._clear(held)
         return False
@@ -193,6 +194,7 @@ class Executor:
                 if event["event"] == "ended":
                     return event
                 if event["event"] == "started":
+                    child.begin()
                     began, limit_s = time.monotonic(), time_limit_s
                 progress = event.get("fraction", progress)
             now = time.monotonic()
@@ -227,8 +229,7 @@ class Executor:
         casacore aborts on a full disk, which is not the item's doing: that counts as a failure that may pass.
         """
         was_full = is_full()
-        code = child.kill()
-        self._note(held, child, exit_code=code)
+        code = self._kill_noted(held, child)
         name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         how = f"Its process ended by {name} without an answer"
         with contextlib.suppress(LeaseLost):
@@ -249,14 +250,14 @@ class Executor:
         for folder in work_folders(work_owner(held)):
             remove_work(folder)
 
-    def _note(self, held: Claim, child: _Child, exit_code: int = 0) -> None:
-        ended_by = signal.Signals(-child.exit_code).name if child.exit_code is not None and child.exit_code < 0 else ""
-        Attempt.objects.filter(pk=held.attempt_id).update(
-            exit_code=child.exit_code if child.exit_code is not None else exit_code,
-            signal=ended_by,
-            peak_memory_bytes=child.peak_bytes or None,
-            duration_s=child.item_s(),
-        )
+    def _kill_noted(self, held: Claim, child: _Child) -> int:
+        """End it, and note how it ended and what it had spent; of an item that it had recorded as done, neither."""
+        child.weigh()
+        spent = child.spent()
+        code = child.kill()
+        self.close()
+        transitions.note(held, exit_code=code, signal=signal.Signals(-code).name if code < 0 else "", **spent)
+        return code
 
 
 def _end_stopped(held: Claim, why: LimitReached | CancelRequested | Stopping) -> None:
@@ -314,6 +315,7 @@ class _Child:
         self._logged_bytes = 0
         self._worked_s = 0.0
         self._began = time.monotonic()
+        self._cpu_s = self._cpu_before_s = 0.0
         self.peak_bytes = 0
         self.has_started = False
         self.exit_code: int | None = None
@@ -323,24 +325,34 @@ class _Child:
         return self._process.poll() is None and self._worked_s < WORK_S_PER_CHILD
 
     def order(self, held: Claim) -> None:
-        self._began, self.peak_bytes = time.monotonic(), 0
+        self.begin()
         try:
             self._orders.write(json.dumps(vars(held)).encode() + b"\n")
             self._orders.flush()
         except BrokenPipeError as error:
             raise ChildDied from error
 
+    def begin(self) -> None:
+        """From now on time, memory and CPU are the item's: since it was ordered, or a new process has started."""
+        self._began, self.peak_bytes, self._cpu_s = time.monotonic(), 0, 0.0
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._cpu_before_s = _cpu_s(psutil.Process(self._process.pid))
+
     def item_s(self) -> float:
         return time.monotonic() - self._began
 
+    def spent(self) -> dict[str, Any]:
+        """As far as it was seen from here."""
+        return {"peak_memory_bytes": self.peak_bytes or None, "duration_s": self.item_s(), "cpu_s": self._cpu_s}
+
     def events(self, timeout_s: float) -> Iterable[dict[str, Any]]:
-        """What it answered within the time, or until it answered that it ended; its log is written on the way.
+        """What it answered within the time, or until it began or ended; its log is written on the way.
 
         Raises ChildDied.
         """
         found: list[dict[str, Any]] = []
         until = time.monotonic() + timeout_s
-        while (left_s := until - time.monotonic()) > 0 and not any(event["event"] == "ended" for event in found):
+        while (left_s := until - time.monotonic()) > 0 and not any(event["event"] in ENDPOINTS for event in found):
             for key, _ in self._selector.select(left_s):
                 data = os.read(key.fd, 1 << 16)
                 if key.fileobj is self._output:
@@ -356,14 +368,15 @@ class _Child:
         return found
 
     def weigh(self) -> None:
-        """The memory of the whole group, now."""
+        """The memory of the whole group now, and its CPU time until now."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._process.pid)
-            total = 0
+            n_bytes, cpu_s = 0, -self._cpu_before_s
             for one in (process, *process.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    total += one.memory_info().rss
-            self.peak_bytes = max(self.peak_bytes, total)
+                    n_bytes += one.memory_info().rss
+                    cpu_s += _cpu_s(one)
+            self.peak_bytes, self._cpu_s = max(self.peak_bytes, n_bytes), max(self._cpu_s, cpu_s)
 
     @contextlib.contextmanager
     def logging_to(self, path: Path):
@@ -416,6 +429,11 @@ class _Child:
                 pipe.close()
         self._selector.close()
         return self.exit_code
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    """Its own, and that of its processes that have ended."""
+    return sum(process.cpu_times()[:4])
 
 
 @contextlib.contextmanager

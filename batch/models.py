@@ -255,6 +255,7 @@ class Attempt(models.Model):
     """One try of an item, with the evidence of what it read and wrote.
 
     `evidence` is {"inputs": [...], "outputs": [...]}, each entry with kind, name, size_bytes and checksum.
+    One that did not succeed has no outputs.
     """
 
     class Outcome(models.TextChoices):

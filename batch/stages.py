@@ -38,6 +38,7 @@ from calibration.services import (
 from contimg.exceptions import ContimgError
 from contimg.products import is_intact
 from images.models import Image
+from images.mosaics import ENGINE as MOSAICKER
 from images.mosaics import Choice, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
@@ -108,6 +109,7 @@ class Stage:
     inputs: Callable[[Job], Iterable[Model]]
     outputs: Callable[[Job], Iterable[Model]]
     disk_bytes: Callable[[Job], int]  # that it may fill while it works, products included
+    engine: Callable[[], str] = lambda: ""  # its name, where it has one
     time_limit_s: float = 3600
     memory_limit_bytes: int = 12 * GB
 
@@ -280,6 +282,12 @@ def _photometry(job: Job, folder: Path) -> Record:
     return lambda: record_catalogue(image=image, measured=measured)
 
 
+def _finder_name() -> str:
+    from sources.engines.finder import NAME  # only workers load engines
+
+    return NAME
+
+
 # --- mosaic ------------------------------------------------------------------------------------------------------
 def _choice(job: Job) -> Choice:
     """The epoch's good tiles; of those without an image it says what went wrong last."""
@@ -337,6 +345,7 @@ STAGES = (
         inputs=lambda job: [calibrated_set(job)],
         outputs=lambda job: [image_of(job)],
         disk_bytes=lambda job: int(1.2 * calibrated_set(job).size_bytes) + 20 * _pixels_bytes(job),
+        engine=lambda: settings.CONTIMG_IMAGER,
     ),
     Stage(
         StageName.ASSESS, ("subband_group", "image"), (),
@@ -352,6 +361,7 @@ STAGES = (
         inputs=lambda job: [image_of(job)],
         outputs=lambda job: [Image.objects.select_related("catalogue").get(pk=image_of(job).pk).catalogue],
         disk_bytes=lambda job: 8 * _pixels_bytes(job),
+        engine=_finder_name,
         time_limit_s=1800,
     ),
     Stage(
@@ -360,6 +370,7 @@ STAGES = (
         inputs=lambda job: _choice(job).used,
         outputs=lambda job: [job.the_epoch.mosaics.current().get()],
         disk_bytes=_mosaic_bytes,
+        engine=lambda: MOSAICKER,
     ),
 )  # fmt: skip
 # What `process` does to a tile, in this order.

@@ -24,6 +24,7 @@ from django.db.models.lookups import Exact
 from batch.logs import log_name
 from batch.models import ENDED, OPEN, UNFINISHED, Attempt, Batch, Item, Pause, StageName, State
 from batch.querysets import ItemQuerySet
+from batch.software import software
 from contimg.exceptions import ContimgError
 from observations.models import Epoch, SubbandGroup, name_files
 
@@ -101,7 +102,7 @@ def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
         return None
     attempt = Attempt.objects.create(
         item_id=item.pk, number=number, stage=item.stage, worker=worker, host=host, started_at=Now(),
-        log_path=log_name(item_id=item.pk, attempt=number),
+        log_path=log_name(item_id=item.pk, attempt=number), versions=software(),
     )  # fmt: skip
     _count(item.batch_id, State.READY, State.RUNNING)
     return Claim(item.pk, number, item.batch_id, item.stage, attempt.pk)
@@ -120,6 +121,14 @@ def look(held: Claim) -> None:
         raise LeaseLost(f"Item {held.item_id} was taken from this worker; it stops.")
     if row["cancel_requested_at"] is not None:
         raise CancelRequested(f"Item {held.item_id} was cancelled.")
+
+
+def note(held: Claim, **of_attempt: Any) -> None:
+    """What is known of the attempt while it runs. Of one that has ended nothing is changed any more.
+
+    A COMMIT of the child's that is under way is waited for, and has ended it.
+    """
+    Attempt.objects.filter(pk=held.attempt_id, outcome=Attempt.Outcome.RUNNING).update(**of_attempt)
 
 
 def is_finished(held: Claim) -> bool:

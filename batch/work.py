@@ -14,6 +14,7 @@ from django.db.models import Model
 
 from batch import evidence, transitions
 from batch.models import Item, StageName
+from batch.software import software
 from batch.stages import Job, Stage, StageNotReady, stages
 from batch.sweeper import products_of, release_calibrated, remove_unnamed, work_owner
 from batch.transitions import Claim
@@ -27,6 +28,11 @@ UNEXPECTED = "internal_error"  # the code of an error that is none of ours
 
 def run(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     """How it went, in the terms of `batch.executor`. Done is already recorded; all else is the worker's to record."""
+    began_cpu_s = _cpu_s()
+    return {**_outcome(held, progress), "cpu_s": _cpu_s() - began_cpu_s}
+
+
+def _outcome(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
     try:
@@ -77,7 +83,7 @@ def _record_done_before(held: Claim, stage: Stage, job: Job, began_s: float) -> 
 
 def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
     began_cpu_s = _cpu_s()
-    inputs = evidence.read(stage.inputs(job))
+    inputs = _read_inputs(held, stage, job)
     subject = job.epoch or job.tile
     with workspace(work_owner(held)) as folder:
         since_ns = folder.stat().st_mtime_ns
@@ -96,9 +102,7 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
                 transitions.count_finished(
                     held,
                     evidence={"inputs": inputs, "outputs": outputs},
-                    input_bytes=evidence.total_bytes(inputs),
-                    engine=getattr(rows[0], "engine", ""),
-                    versions=getattr(rows[0], "versions", {}),
+                    versions=software() | getattr(rows[0], "versions", {}),
                     exit_code=0,
                     duration_s=time.monotonic() - began_s,
                     cpu_s=_cpu_s() - began_cpu_s,
@@ -109,6 +113,22 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
             remove_unnamed(folder, subject=subject)
             raise
         remove_unnamed(folder, subject=subject)
+
+
+def _read_inputs(held: Claim, stage: Stage, job: Job) -> list[evidence.Entry]:
+    """Noted before the work begins, however that ends: those before one that is missing too."""
+    inputs: list[evidence.Entry] = []
+    try:
+        for row in stage.inputs(job):
+            inputs += evidence.read([row])
+    finally:
+        transitions.note(
+            held,
+            evidence={"inputs": inputs},
+            input_bytes=evidence.total_bytes(inputs),
+            engine=stage.engine(),
+        )
+    return inputs
 
 
 def _recorded(stage: Stage, job: Job) -> list[Model]:

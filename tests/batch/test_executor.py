@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from itertools import pairwise
@@ -19,10 +20,12 @@ from batch.sweeper import Sweeper
 from batch.transitions import LeaseLost
 from contimg.products import products_root, work_folders
 from observations.models import SubbandGroup
+from observations.services import index_subbands
 from tests.batch import trivial
 from tests.batch.installation import until
 from tests.batch.trivial import behave, runs
 from tests.factories import SubbandGroupFactory
+from tests.observations.subband_files import NIGHT, write_tile
 
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
@@ -97,6 +100,40 @@ def test_bad_data_fail_once_and_the_next_item_runs(executor):
     bad.refresh_from_db()
     assert (bad.state, bad.error_code, bad.attempt) == ("failed", "engine_failed", 1)
     assert recorded(good) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "outcome", "exit_code", "ended_by"),
+    [("fail", "failed", 0, ""), ("die", "lost", -9, "SIGKILL"), ("hang", "failed", -9, "SIGKILL")],
+)
+def test_what_fails_hangs_or_is_killed_has_its_evidence_too(executor, tmp_path, ending, outcome, exit_code, ended_by):
+    write_tile(tmp_path, NIGHT)
+    index_subbands(folder=tmp_path)
+    tile = SubbandGroup.objects.get()
+    (item,) = create_batch(stage="convert", subjects=[("subband_group", tile.pk)]).batch.items.all()
+    behave(tile, f"burn {ending}")
+    assert executor.run_next()
+    attempt = newest(item)
+    assert (attempt.outcome, attempt.exit_code, attempt.signal) == (outcome, exit_code, ended_by)
+    assert attempt.duration_s > 1
+    assert 0.9 < attempt.cpu_s < 2
+    assert attempt.peak_memory_bytes is not None
+    assert attempt.input_bytes == tile.size_bytes
+    assert {"contimg", "python", "pyuvdata"} < set(attempt.versions)
+    inputs = {entry["name"]: entry["checksum"] for entry in attempt.evidence["inputs"]}
+    assert inputs == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.glob("*.hdf5")}
+    assert "outputs" not in attempt.evidence
+
+
+@pytest.mark.parametrize("how", ["die_recorded", "hang_recorded"])
+def test_a_process_that_ends_badly_after_its_success_was_recorded_leaves_no_trace_in_it(executor, how):
+    (item,) = asked()
+    behave(item.group, how)
+    assert executor.run_next()
+    item.refresh_from_db()
+    attempt = newest(item)
+    assert (item.state, recorded(item)) == ("done", 1)
+    assert (attempt.outcome, attempt.exit_code, attempt.signal, attempt.error_code) == ("done", 0, "", "")
 
 
 def test_what_may_pass_is_tried_again_after_a_pause_that_doubles_and_then_quarantined(executor, settings):

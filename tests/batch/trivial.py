@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from django.db import transaction
 from django.db.models import F
 
 from batch.stages import GB, Job, Stage
@@ -63,6 +64,10 @@ def _work(job: Job, folder: Path):
             how = _orders(tile).read_text()
             if how == "die_recording":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if how == "die_recorded":
+                transaction.on_commit(lambda: os.kill(os.getpid(), signal.SIGKILL))
+            if how == "hang_recorded":
+                transaction.on_commit(lambda: time.sleep(600))
             if how == "wait_recording":
                 (_beside() / "recording").touch()
                 _wait_for_other_orders(tile, how)
@@ -109,6 +114,14 @@ def _eat(job: Job, folder: Path, what: str) -> None:
         time.sleep(0.05)
 
 
+def _burn(job: Job, folder: Path, what: str) -> None:
+    """A second of CPU, then the end that it names."""
+    until = time.process_time() + 1
+    while time.process_time() < until:
+        pass
+    BEHAVIOURS[what](job, folder, "")
+
+
 def _shout(job: Job, folder: Path, what: str) -> None:
     line = "an engine says the same again and again\n" * 1000
     for _ in range(2600):  # 104 MB
@@ -134,7 +147,8 @@ def _unavailable(job: Job, folder: Path, what: str) -> None:
 BEHAVIOURS = {
     "hang": _hang, "sleep": _sleep, "wait": _wait, "eat": _eat, "shout": _shout, "die": _die, "exit": _exit,
     "fail": _fail, "unavailable": _unavailable, "die_recording": lambda job, folder, what: None,
-    "wait_recording": lambda job, folder, what: None,
+    "wait_recording": lambda job, folder, what: None, "die_recorded": lambda job, folder, what: None,
+    "hang_recorded": lambda job, folder, what: None, "burn": _burn,
 }  # fmt: skip
 
 
@@ -152,7 +166,7 @@ STAGES = tuple(
     Stage(
         name, ("subband_group",), ("lenient",) if name == "apply" else (),
         lambda job: False, _work,
-        inputs=lambda job: [],
+        inputs=lambda job: job.the_tile.files.select_related("root"),
         outputs=lambda job: [job.the_tile],
         disk_bytes=_disk_bytes,
         time_limit_s=TIME_LIMIT_S, memory_limit_bytes=MEMORY_LIMIT_BYTES,
