@@ -178,7 +178,7 @@ class Executor:
                     Attempt.objects.filter(pk=held.attempt_id).update(peak_memory_bytes=child.peak_bytes)
                 return True
             child.weigh()
-            transitions.note(held, exit_code=0, **{**child.spent(), "cpu_s": ended["cpu_s"]})
+            transitions.note(held, peak_memory_bytes=child.peak_bytes or None)
             record_ending(held, ended)
             self._clear(held)
         return False
@@ -274,6 +274,7 @@ def record_ending(held: Claim, ended: dict[str, Any]) -> None:
     code, detail = ended["code"], ended["detail"]
     if not code:
         return
+    transitions.note(held, exit_code=0, duration_s=ended["duration_s"], cpu_s=ended["cpu_s"])
     if code == CancelRequested.code:
         transitions.cancelled(held)
     elif code == LeaseLost.code:

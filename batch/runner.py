@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -19,6 +21,7 @@ from batch.executor import Executor, record_ending
 from batch.models import Batch
 from batch.presence import present, unless_away
 from batch.sweeper import Sweeper
+from batch.transitions import Claim, LeaseLost
 from batch.work import run
 from contimg.products import this_process
 
@@ -110,19 +113,44 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
 
 def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
     """The same without child processes, for a debugger: nothing limits a stage, and a crash of it is ours."""
-    with present(n_processes=1):
+    with present(n_processes=1), _leases_kept():
         while held := transitions.claim(worker=this_process(), host="", batch=batch):
             try:
-                record_ending(held, run(held, lambda fraction: None))
+                _run_here(held)
             except KeyboardInterrupt:
-                transitions.hand_back(held, code="", detail="")
                 transitions.cancel(batch.items.all())
                 raise
-            finally:
-                transitions.settle(held)
             batch.refresh_from_db()
             watch(batch)
     return batch
+
+
+@contextmanager
+def _leases_kept() -> Iterator[None]:
+    if connection.in_atomic_block:  # a test's, and nobody else sees what is claimed in it
+        yield
+        return
+    command = [sys.executable, "-m", "batch.heartbeat", this_process()]
+    with subprocess.Popen(  # noqa: S603 - our own module
+        command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, start_new_session=True
+    ) as heartbeat:
+        try:
+            yield
+        finally:
+            heartbeat.kill()
+
+
+def _run_here(held: Claim) -> None:
+    try:
+        record_ending(held, run(held, lambda fraction: None))
+    except LeaseLost as error:
+        log.warning("lease_lost", detail=str(error))
+    except KeyboardInterrupt:
+        with suppress(LeaseLost):
+            transitions.hand_back(held, code="", detail="")
+        raise
+    finally:
+        transitions.settle(held)
 
 
 def _has_more(batch: Batch) -> bool:

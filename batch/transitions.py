@@ -114,6 +114,11 @@ def renew(held: Claim, *, progress: float) -> None:
         raise LeaseLost(f"Item {held.item_id} was taken from this worker; it stops.")
 
 
+def renew_all(*, worker: str) -> None:
+    """The heartbeat of all that a worker holds, whatever it is."""
+    Item.objects.running().filter(worker=worker).update(lease_until=lease_end(), changed_at=Now())
+
+
 def look(held: Claim) -> None:
     """Raises CancelRequested or LeaseLost."""
     row = _held(held).values("cancel_requested_at").first()

@@ -28,8 +28,9 @@ UNEXPECTED = "internal_error"  # the code of an error that is none of ours
 
 def run(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     """How it went, in the terms of `batch.executor`. Done is already recorded; all else is the worker's to record."""
-    began_cpu_s = _cpu_s()
-    return {**_outcome(held, progress), "cpu_s": _cpu_s() - began_cpu_s}
+    began_s, began_cpu_s = time.monotonic(), _cpu_s()
+    outcome = _outcome(held, progress)
+    return {**outcome, "duration_s": time.monotonic() - began_s, "cpu_s": _cpu_s() - began_cpu_s}
 
 
 def _outcome(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:

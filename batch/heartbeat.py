@@ -1,0 +1,31 @@
+"""Keeps the leases of a process that runs stages itself: `python -m batch.heartbeat WORKER`, until its input ends.
+
+A process of its own, because an engine may hold that one's interpreter for minutes, and a debugger for hours.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+
+import django
+
+django.setup()
+
+from django.conf import settings  # noqa: E402
+
+from batch import transitions  # noqa: E402
+from batch.executor import HEARTBEATS_PER_LEASE  # noqa: E402
+from batch.presence import unless_away  # noqa: E402
+
+
+def main() -> None:
+    every_s = settings.CONTIMG_LEASE_S / HEARTBEATS_PER_LEASE
+    while True:
+        unless_away(lambda: transitions.renew_all(worker=sys.argv[1]))
+        if select.select([sys.stdin], [], [], every_s)[0]:  # it never says anything: it is gone
+            return
+
+
+if __name__ == "__main__":
+    main()
