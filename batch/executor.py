@@ -7,6 +7,7 @@ here, and only while the item is still this worker's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -72,15 +73,22 @@ class Executor:
     logs_endings: bool = False  # a line for each item, in the log of a service
     _child: _Child | None = None
     _worker: str = field(default_factory=this_process)
-    _unwell_until: float = 0.0
+    _rests_until: float = 0.0
+    _silent_until: float = 0.0
 
     def run_next(self) -> bool:
         """Claim the best item and run it to its end; False when there is none to claim, or this machine is unwell."""
-        if time.monotonic() < self._unwell_until:
+        if time.monotonic() < self._rests_until:
+            return False
+        try:
+            room_bytes = self._room_bytes()
+        except OSError as error:
+            self._explain(error)
             return False
         held = transitions.claim(
-            worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch
-        )
+            worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch,
+            room_bytes=room_bytes,
+        )  # fmt: skip
         if held is None:
             return False
         structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
@@ -125,14 +133,38 @@ class Executor:
                 transitions.settle(held)
 
     def _hand_back_unwell(self, held: Claim, error: OSError) -> None:
-        """This machine cannot work (a disk that is away or full, no more processes), which is not the item's doing."""
-        self._unwell_until = time.monotonic() + DISK_WAIT_S
+        """This machine cannot work (a disk that went away, no more processes), which is not the item's doing."""
+        self._rests_until = time.monotonic() + DISK_WAIT_S
         detail = f"The worker {self._worker} cannot work now: {error}. It tries again in {DISK_WAIT_S:.0f} s."
         log.error("worker_unwell", detail=detail)
         self.close()
         with contextlib.suppress(LeaseLost):
             transitions.hand_back(held, code="worker_unwell", detail=detail, wait_s=DISK_WAIT_S)
         self._clear(held)
+
+    def _explain(self, error: OSError) -> None:
+        """Why nothing is claimed: in the log and on the item that is next, once a minute."""
+        if time.monotonic() < self._silent_until:
+            return
+        self._silent_until = time.monotonic() + DISK_WAIT_S
+        detail = f"The worker {self._worker} claims nothing: {error}. It goes on by itself when that is mended."
+        log.error("worker_unwell", detail=detail)
+        transitions.explain(code="worker_unwell", detail=detail, stages=self.stages, batch=self.batch)
+
+    def _room_bytes(self) -> int:
+        """What of the disk is neither filled nor promised nor kept in reserve.
+
+        Raises OSError while nothing can be done here: asked before an item is claimed, so that no attempt of it is
+        made in vain.
+        """
+        if self._rests_until and self._child is None:
+            self._child = _Child()
+        self._rests_until = 0
+        root = products_root()
+        free = psutil.disk_usage(str(root)).free
+        if free < DISK_RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free of the disk", str(root))
+        return free - DISK_RESERVE_BYTES - _promised_bytes()
 
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
@@ -146,12 +178,12 @@ class Executor:
         if needed == 0:
             return True
         transitions.reserve(held, needed)
-        reserved = Item.objects.running().aggregate(total=Sum("reserved_bytes"))["total"] or 0
+        reserved = _promised_bytes()
         if reserved + DISK_RESERVE_BYTES <= free:
             return True
         room = f"{free / 1e9:.1f} GB are free and {(reserved - needed) / 1e9:.1f} GB of them promised"
         detail = f"It needs {needed / 1e9:.1f} GB of disk, and {room}; it waits for room."
-        transitions.hand_back(held, code="waiting_for_disk", detail=detail, wait_s=DISK_WAIT_S)
+        transitions.hand_back(held, code="waiting_for_disk", detail=detail, wait_s=DISK_WAIT_S, needs_bytes=needed)
         log.warning("waiting_for_disk", detail=detail)
         return False
 
@@ -260,6 +292,10 @@ class Executor:
         return code
 
 
+def _promised_bytes() -> int:
+    return Item.objects.running().aggregate(total=Sum("reserved_bytes"))["total"] or 0
+
+
 def _end_stopped(held: Claim, why: LimitReached | CancelRequested | Stopping) -> None:
     if isinstance(why, LimitReached):
         transitions.fail(held, code=why.code, detail=str(why))
@@ -292,17 +328,22 @@ class _Child:
 
     def __init__(self) -> None:
         answers, theirs = os.pipe()
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "batch.child", str(theirs)],
-            cwd=settings.BASE_DIR,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[theirs],
-            start_new_session=True,
-            env={**os.environ, **_thread_limits()},
-        )
-        os.close(theirs)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "batch.child", str(theirs)],
+                cwd=settings.BASE_DIR,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs],
+                start_new_session=True,
+                env={**os.environ, **_thread_limits()},
+            )
+        except OSError:
+            os.close(answers)
+            raise
+        finally:
+            os.close(theirs)
         if self._process.stdin is None or self._process.stdout is None:  # it was asked for pipes
             raise ChildDied
         self._orders, self._output = self._process.stdin, self._process.stdout

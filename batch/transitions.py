@@ -72,14 +72,16 @@ def lease_end() -> ExpressionWrapper:
 
 
 # --- a worker's side --------------------------------------------------------------------------------------------
-def claim(*, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | None = None) -> Claim | None:
-    """Take the best claimable item, or None. Two workers never get the same one, nor two writers of one thing."""
-    paused = set(Pause.objects.values_list("stage", flat=True))
-    if "" in paused:
-        return None
-    items = Item.objects.claimable(stages).exclude(stage__in=paused)
-    if batch is not None:
-        items = items.filter(batch=batch)
+def claim(
+    *, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | None = None, room_bytes: int | None = None
+) -> Claim | None:
+    """Take the best claimable item, or None. Two workers never get the same one, nor two writers of one thing.
+
+    What was handed back because it needs more room on the disk than there is now is left alone.
+    """
+    items = _claimable(stages, batch)
+    if room_bytes is not None:
+        items = items.filter(reserved_bytes__lte=max(0, room_bytes))
     for _ in range(CLAIM_TRIES):
         try:
             with transaction.atomic():
@@ -89,6 +91,22 @@ def claim(*, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | 
     return None
 
 
+def explain(*, code: str, detail: str, stages: Iterable[str] = (), batch: Batch | None = None) -> None:
+    """Write on the item that is next why it is not taken. Who takes it wipes that out."""
+    first = _claimable(stages, batch).first()
+    if first is not None:
+        row = Item.objects.ready().filter(pk=first.pk)
+        row.update(error_code=code, error_detail=detail[:500], changed_at=Now())
+
+
+def _claimable(stages: Iterable[str], batch: Batch | None) -> ItemQuerySet:
+    paused = set(Pause.objects.values_list("stage", flat=True))
+    if "" in paused:
+        return Item.objects.none()
+    items = Item.objects.claimable(stages).exclude(stage__in=paused)
+    return items if batch is None else items.filter(batch=batch)
+
+
 def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
     item = items.select_for_update(skip_locked=True, of=("self",)).only("attempt", "batch_id", "stage").first()
     if item is None:
@@ -96,7 +114,7 @@ def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
     number = item.attempt + 1
     taken = Item.objects.filter(pk=item.pk, state=State.READY, attempt=item.attempt).update(
         state=State.RUNNING, attempt=number, worker=worker, lease_until=lease_end(), not_before=None, progress=0,
-        error_code="", error_detail="", started_at=Now(), finished_at=None, changed_at=Now(),
+        reserved_bytes=0, error_code="", error_detail="", started_at=Now(), finished_at=None, changed_at=Now(),
     )  # fmt: skip
     if not taken:
         return None
@@ -178,10 +196,13 @@ def try_again(held: Claim, *, code: str, detail: str, outcome: Attempt.Outcome) 
     return _leave(held, State.READY, outcome, code, detail, not_before=in_seconds(wait_s))
 
 
-def hand_back(held: Claim, *, code: str, detail: str, wait_s: float = 0) -> None:
-    """Unharmed and without a verdict: the worker stops, or there is no room on the disk now."""
+def hand_back(held: Claim, *, code: str, detail: str, wait_s: float = 0, needs_bytes: int = 0) -> None:
+    """Unharmed and without a verdict: the worker stops, or there is no room on the disk now.
+
+    Nobody claims it before there is as much room as it needs.
+    """
     later = in_seconds(wait_s) if wait_s else None
-    _leave(held, State.READY, Attempt.Outcome.RETURNED, code, detail, not_before=later)
+    _leave(held, State.READY, Attempt.Outcome.RETURNED, code, detail, not_before=later, reserved_bytes=needs_bytes)
 
 
 def wait_for_calibration(held: Claim, *, code: str, detail: str) -> None:
@@ -222,10 +243,8 @@ def _let_go(held: Claim, state: State, *, unless_cancelled: bool = False, **chan
     """The fencing update: nothing of an attempt is written but after it. Raises LeaseLost and CancelRequested."""
     mine = _held(held).filter(cancel_requested_at=None) if unless_cancelled else _held(held)
     over = {"finished_at": Now()} if state in ENDED else {}
-    moved = mine.update(
-        state=state, worker="", lease_until=None, reserved_bytes=0, cancel_requested_at=None, changed_at=Now(),
-        **over, **changes,
-    )  # fmt: skip
+    let_go: dict[str, Any] = {"worker": "", "lease_until": None, "reserved_bytes": 0, "cancel_requested_at": None}
+    moved = mine.update(state=state, changed_at=Now(), **{**let_go, **over, **changes})
     if not moved:
         if unless_cancelled:
             look(held)
@@ -440,7 +459,7 @@ def retry(items: ItemQuerySet) -> int:
             for state in UNFINISHED:
                 n += moves.touch(
                     chosen, state, State.WAITING, error_code="", error_detail="", finished_at=None, not_before=None,
-                    cancel_requested_at=None, tries_from=F("attempt"),
+                    cancel_requested_at=None, reserved_bytes=0, tries_from=F("attempt"),
                 )  # fmt: skip
             again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
         moves.touch(_free(items), State.WAITING, State.READY)

@@ -281,22 +281,59 @@ def test_without_room_on_the_disk_an_item_waits_and_says_how_much_it_needs(execu
     assert "needs 1000000.0 GB" in poor.error_detail
     assert poor.not_before is not None
     assert recorded(rich) == 1
+    Item.objects.update(not_before=None)
+    run_all(executor)
+    assert poor.attempts.count() == 1, "it is not tried again before there is so much room"
+    Item.objects.filter(pk=poor.pk).update(reserved_bytes=1)  # that is as good as more room
+    behave(poor.group, "sleep 0")
+    run_all(executor)
+    assert recorded(poor) == 1
 
 
-def test_a_worker_whose_disk_is_away_hands_its_item_back_and_waits_and_the_item_is_not_blamed(executor, installation):
+def test_while_the_disk_is_full_no_attempt_is_made_of_anything_and_the_next_item_says_why(executor, monkeypatch):
+    items = asked(3)
+    free = psutil.disk_usage(str(products_root())).free
+    monkeypatch.setattr("batch.executor.DISK_RESERVE_BYTES", 2 * free)
+    assert not executor.run_next()
+    assert not Attempt.objects.exists()
+    items[0].refresh_from_db()
+    assert (items[0].state, items[0].error_code, items[0].attempt) == ("ready", "worker_unwell", 0)
+    assert "GB are free of the disk" in items[0].error_detail
+    changed_at = items[0].changed_at
+    assert not executor.run_next()
+    items[0].refresh_from_db()
+    assert items[0].changed_at == changed_at, "it is said once a minute"
+    monkeypatch.setattr("batch.executor.DISK_RESERVE_BYTES", 0)
+    run_all(executor)
+    assert [recorded(item) for item in items] == [1, 1, 1]
+
+
+def test_a_worker_whose_disk_is_away_waits_and_the_item_is_not_tried(executor):
     item, after = asked(2)
     away = products_root().rename(products_root().with_name("away"))
-    assert executor.run_next()
-    assert not executor.run_next(), "it waits, and does not try each item of the queue"
+    assert not executor.run_next()
     item.refresh_from_db()
-    assert (item.state, item.error_code, newest(item).outcome) == ("ready", "worker_unwell", "returned")
+    assert (item.state, item.error_code, item.attempt) == ("ready", "worker_unwell", 0)
     assert "No such file or directory" in item.error_detail
     assert not products_root().exists()
     away.rename(products_root())
-    Item.objects.update(not_before=None)
-    well = Executor()
-    run_all(well)
-    well.close()
+    run_all(executor)
+    assert [recorded(one) for one in (item, after)] == [1, 1]
+
+
+def test_a_worker_that_can_start_no_process_hands_one_item_back_and_takes_none_before_it_can(executor, monkeypatch):
+    item, after = asked(2)
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/nowhere/python")
+        assert executor.run_next()
+        item.refresh_from_db()
+        assert (item.state, item.error_code, newest(item).outcome) == ("ready", "worker_unwell", "returned")
+        assert not executor.run_next(), "it rests"
+        Item.objects.update(not_before=None)
+        executor._rests_until = 0.1  # the minute is over
+        assert not executor.run_next()
+        assert Attempt.objects.count() == 1
+    run_all(executor)
     assert [recorded(one) for one in (item, after)] == [1, 1]
 
 
