@@ -39,6 +39,7 @@ from contimg.products import is_full, products_root, this_process, work_folders
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
+FROZEN_S = 5.0  # a look that took longer: this process did not run meanwhile
 HEARTBEATS_PER_LEASE = 6
 TERM_GRACE_S = 2.0
 START_LIMIT_S = 300.0  # of a new process on a busy machine, which is not the stage's time
@@ -222,6 +223,7 @@ class Executor:
         limit_s = time_limit_s if child.has_started else max(time_limit_s, START_LIMIT_S)
         progress = 0.0
         while True:
+            waits_from = time.monotonic()
             for event in child.events(LOOK_EVERY_S):
                 if event["event"] == "ended":
                     return event
@@ -230,6 +232,9 @@ class Executor:
                     began, limit_s = time.monotonic(), time_limit_s
                 progress = event.get("fraction", progress)
             now = time.monotonic()
+            if now - waits_from > FROZEN_S:  # which is not the stage's time
+                began += now - waits_from
+                log.warning("was_frozen", seconds=round(now - waits_from, 1))
             if self.stop_at is not None and now >= self.stop_at:
                 raise Stopping
             child.weigh()

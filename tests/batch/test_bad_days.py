@@ -20,7 +20,7 @@ from contimg.products import work_folders
 from observations.models import SubbandGroup
 from tests.batch.installation import Installation, until
 from tests.batch.servers import Postgres, Redis
-from tests.batch.trivial import behave, is_recording, runs
+from tests.batch.trivial import TIME_LIMIT_S, behave, is_recording, runs
 from tests.factories import SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
@@ -116,6 +116,25 @@ def test_a_machine_frozen_past_its_lease_and_thawed_writes_nothing(install, mome
     assert frozen.process.poll() is None
     assert frozen.runs(int(later.items.get().attempts.get().worker.split(".")[1]))
     check_done_once(batch, later)
+
+
+def test_time_for_which_a_machine_was_frozen_does_not_count_to_the_limit_of_a_stage(install):
+    installation = install("sqlite")
+    batch = asked(how="wait")
+    (item,) = batch.items.all()
+    machine = Machine(installation, "frozen")
+    until(runs, within_s=60)
+    time.sleep(2)  # it has looked at it once
+    stopped = machine.freeze()
+    time.sleep(TIME_LIMIT_S + 1)
+    for process in reversed(stopped):  # the supervisor last, whose sweeper would believe the others dead
+        process.resume()
+    time.sleep(1.5)  # another look, after which it would have been too late
+    behave(item.group, "sleep 0")
+    until(lambda: ended(batch), within_s=30)
+    assert [attempt.outcome for attempt in item.attempts.all()] == ["done"]
+    check_done_once(batch)
+    assert "was_frozen" in installation.said("frozen")
 
 
 # --- the database --------------------------------------------------------------------------------------------------
