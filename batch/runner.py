@@ -20,6 +20,7 @@ from batch import transitions
 from batch.executor import Executor, record_ending
 from batch.models import Batch
 from batch.presence import present, unless_away
+from batch.services import NothingToCancel, cancel_batch
 from batch.sweeper import Sweeper
 from batch.transitions import Claim, LeaseLost
 from batch.work import run
@@ -104,7 +105,7 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
                 unless_away(batch.refresh_from_db)
                 unless_away(partial(watch, batch))
         except KeyboardInterrupt:
-            transitions.cancel(batch.items.all())
+            _cancel(batch)
             raise
     batch.refresh_from_db()
     watch(batch)
@@ -118,7 +119,7 @@ def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
             try:
                 _run_here(held)
             except KeyboardInterrupt:
-                transitions.cancel(batch.items.all())
+                _cancel(batch)
                 raise
             batch.refresh_from_db()
             watch(batch)
@@ -151,6 +152,11 @@ def _run_here(held: Claim) -> None:
         raise
     finally:
         transitions.settle(held)
+
+
+def _cancel(batch: Batch) -> None:
+    with suppress(NothingToCancel):
+        cancel_batch(batch=batch)
 
 
 def _has_more(batch: Batch) -> bool:

@@ -333,9 +333,12 @@ def _waits(epochs: Sequence[tuple[str, int, str]]) -> dict[int, str]:
 
 
 # --- steering ----------------------------------------------------------------------------------------------------
-def cancel_batch(*, batch: Batch) -> int:
-    """Raises NothingToCancel when all of it has ended."""
-    return _cancel(batch.items.all(), batch)
+def cancel_batch(*, batch: Batch, tiles: Iterable[SubbandGroup] | None = None) -> int:
+    """All of it, or what is about these tiles. Raises NothingToCancel when that has ended.
+
+    Returns how many items it has cancelled or asked to stop: 0 while all that is left is being stopped already.
+    """
+    return _cancel(batch.items.all() if tiles is None else batch.items.filter(group__in=tiles), batch)
 
 
 def cancel_item(*, item: Item) -> int:

@@ -7,6 +7,8 @@ import select
 import signal
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -43,6 +45,19 @@ def stopping_signals() -> list[signal.Signals]:
     """What tells a service to stop: TERM, Ctrl-C, and a terminal that is closed, unless `nohup` has it ignored."""
     hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
+@contextmanager
+def stopping_like_ctrl_c() -> Iterator[None]:
+    """Meanwhile TERM, and a terminal that is closed, raise KeyboardInterrupt."""
+    before = {number: signal.getsignal(number) for number in stopping_signals() if number != signal.SIGINT}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class ContimgCommand(BaseCommand):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 
+from access.models import AuditEntry
 from batch import transitions
 from batch.models import Batch, Item
 from batch.services import create_batch
@@ -325,6 +326,7 @@ def test_tiles_that_somebody_else_has_are_left_to_him_and_what_a_dead_run_left_i
     assert process(folder)["tiles"][0]["state"] == "waiting"
     dead.refresh_from_db()
     assert dead.state == "cancelled"
+    assert AuditEntry.objects.get(action="batch.cancel").object_id == dead.pk
     Batch.objects.update(run_by="elsewhere.1.2")
     again = process(folder)
     assert (again["batches"], again["tiles"][0]["code"]) == ([], "waiting_for_calibration")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
 
-from batch import transitions
 from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
 from batch.outcomes import in_brackets, items_by_tile, outcome_line, outcomes
 from batch.runner import run_batch, run_batch_here
-from batch.services import create_batch
+from batch.services import NothingToCancel, cancel_batch, create_batch
 from batch.stages import is_processed
 from batch.sweeper import Sweeper
-from contimg.commands import INTERRUPTED, ContimgCommand, seconds
+from contimg.commands import INTERRUPTED, ContimgCommand, seconds, stopping_like_ctrl_c
 from contimg.exceptions import Busy
 from contimg.models import Grade
 from contimg.products import is_gone, this_process
@@ -47,7 +47,8 @@ class Command(ContimgCommand):
         tiles = sorted(groups.processable().settled(settle_s), key=lambda tile: (tile.started_at, tile.pk))
         elsewhere = _in_work_elsewhere(tiles)
         ours = [tile for tile in tiles if tile.pk not in elsewhere]
-        batches = self._run_all(ours, {"lenient": lenient}, workers, quiet=as_json or options["verbosity"] == 0)
+        with stopping_like_ctrl_c():
+            batches = self._run_all(ours, {"lenient": lenient}, workers, quiet=as_json or options["verbosity"] == 0)
         left = groups.exclude(pk__in=[tile.pk for tile in tiles]).unprocessed()
         summary: dict[str, Any] = {
             "batches": batches,
@@ -102,10 +103,12 @@ def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
     """
     Sweeper().sweep()
     begun = Item.objects.unended().filter(group__in=tiles, batch__stage=StageName.PROCESS)
-    runners = Batch.objects.filter(items__in=begun).exclude(run_by="").values_list("run_by", flat=True).distinct()
-    ended = [runner for runner in runners if runner == this_process() or is_gone(runner)]
-    transitions.cancel(begun.filter(batch__run_by__in=ended))
-    return dict(begun.exclude(batch__run_by__in=ended).values_list("group", "batch"))
+    theirs = Batch.objects.filter(items__in=begun).exclude(run_by="").distinct()
+    left = [batch for batch in theirs if batch.run_by == this_process() or is_gone(batch.run_by)]
+    for batch in left:
+        with suppress(NothingToCancel):  # it has ended in this moment
+            cancel_batch(batch=batch, tiles=tiles)
+    return dict(begun.exclude(batch__in=left).values_list("group", "batch"))
 
 
 def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int, int]) -> list[dict[str, Any]]:
