@@ -357,9 +357,10 @@ def retry_item(*, item: Item) -> int:
 def _cancel(items: ItemQuerySet, subject: Model) -> int:
     with transaction.atomic():
         n = transitions.cancel(items)
-        if not n:
+        if n:
+            audit(action=f"{subject._meta.model_name}.cancel", subject=subject, details={"items": n})
+        elif not items.unended().exists():
             raise NothingToCancel(f"Nothing of {subject} can be cancelled any more; it has ended.")
-        audit(action=f"{subject._meta.model_name}.cancel", subject=subject, details={"items": n})
     return n
 
 

@@ -215,6 +215,19 @@ def test_cancel_and_retry_of_batch_and_item_and_what_has_nothing_left(operator):
     assert set(Item.objects.values_list("priority", flat=True)) == {7}
 
 
+def test_a_cancel_that_is_repeated_while_it_is_under_way_succeeds_and_asks_nothing_new(operator):
+    pk = operator.post(BATCHES, asked(SubbandGroupFactory())).json()["id"]
+    held = transitions.claim(worker="elsewhere.1.2", host="elsewhere")
+    item = f"/api/v1/items/{held.item_id}/cancel/"
+    for path in (f"{BATCHES}{pk}/cancel/", f"{BATCHES}{pk}/cancel/", item):
+        answer = operator.post(path)
+        assert (answer.status_code, answer.json()["state"]) == (200, "running")
+    assert AuditEntry.objects.filter(action__endswith=".cancel").count() == 1
+    transitions.cancelled(held)
+    for path in (f"{BATCHES}{pk}/cancel/", item):
+        assert operator.post(path).json()["code"] == "nothing_to_cancel"
+
+
 def test_a_stage_is_paused_and_resumed(operator):
     made = operator.post("/api/v1/pauses/", {"stage": "image", "reason": "new disk"}).json()
     assert (made["stage"], made["paused_by"]) == ("image", "operator")
