@@ -19,7 +19,7 @@ from batch.services import cancel_batch, create_batch, retry_item
 from batch.sweeper import Sweeper
 from batch.transitions import LeaseLost
 from contimg.products import products_root, work_folders
-from observations.models import SubbandGroup
+from observations.models import MeasurementSet, SubbandGroup
 from observations.services import index_subbands
 from tests.batch import trivial
 from tests.batch.installation import until
@@ -369,6 +369,82 @@ def test_a_worker_whose_item_was_taken_writes_nothing(executor):
             write()
     item.refresh_from_db()
     assert (item.state, item.attempt) == ("done", 2)
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+def test_a_connection_that_the_server_ends_between_two_items_fails_neither(engine, executor):
+    asked(2)
+    assert executor.run_next()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'"
+        )
+        assert cursor.fetchall()
+    assert executor.run_next()
+    assert len({pid for _, pid in runs()}) == 1
+    assert list(Attempt.objects.values_list("outcome", flat=True)) == ["done", "done"]
+
+
+@pytest.fixture
+def slow_commit(installation):
+    """On PostgreSQL, whose COMMIT of a measurement set takes three seconds; gives what tells which are under way."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+                AS $$ BEGIN PERFORM pg_sleep(3); RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON observations_measurementset
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow();
+            """
+        )
+
+    def committing() -> list[int]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT'"
+                " AND wait_event = 'PgSleep'"
+            )
+            return [pid for (pid,) in cursor.fetchall()]
+
+    return committing
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+@pytest.mark.parametrize("how", ["publish", "publish_cut"])
+def test_what_a_commit_records_that_ends_after_its_process_or_its_connection_is_kept(engine, slow_commit, how):
+    (item,) = asked()
+    behave(item.group, how)
+    worker = Background()
+    until(slow_commit)
+    if how == "publish":
+        worker.executor.stop(within_s=0)
+    worker.join()
+    assert not slow_commit()
+    item.refresh_from_db()
+    assert (item.state, recorded(item), item.attempts.get().outcome) == ("done", 1, "done")
+    made = MeasurementSet.objects.get()
+    assert (products_root() / made.path).stat().st_size == made.size_bytes
+    assert work_folders() == []
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+def test_what_a_commit_should_have_recorded_that_the_server_broke_off_is_removed_and_made_again(engine, slow_commit):
+    (item,) = asked()
+    behave(item.group, "publish")
+    worker = Background()
+    (pid,) = until(slow_commit)
+    assert list((products_root() / "measurement_sets").iterdir())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+    worker.join()
+    item.refresh_from_db()
+    assert (item.state, item.error_code, recorded(item)) == ("ready", "database_unavailable", 0)
+    assert list((products_root() / "measurement_sets").iterdir()) == []
+    assert work_folders() == []
+    Item.objects.update(not_before=None)
+    Background().join()
+    assert (products_root() / MeasurementSet.objects.get().path).exists()
 
 
 def test_frozen_past_its_lease_and_thawed_it_writes_nothing(installation, settings):

@@ -10,18 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 
 from batch.stages import GB, Job, Stage
 from contimg.exceptions import EngineFailed, EngineUnavailable
-from contimg.products import products_root
+from contimg.products import products_root, publish
 from observations.models import SubbandGroup
+from tests.factories import MeasurementSetFactory
 
 PATH = "tests.batch.trivial.STAGES"
 MEMORY_LIMIT_BYTES = GB // 2
@@ -62,6 +65,11 @@ def _work(job: Job, folder: Path):
         SubbandGroup.objects.filter(pk=tile.pk).update(size_bytes=F("size_bytes") + 1)
         with contextlib.suppress(FileNotFoundError):
             how = _orders(tile).read_text()
+            if how.startswith("publish"):
+                path = publish(folder / "made.ms", "measurement_sets/made.ms")
+                MeasurementSetFactory(group=tile, path=path, size_bytes=1000)
+            if how == "publish_cut":
+                threading.Timer(1.0, _cut, [connection.connection.fileno()]).start()
             if how == "die_recording":
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "die_recorded":
@@ -114,6 +122,15 @@ def _eat(job: Job, folder: Path, what: str) -> None:
         time.sleep(0.05)
 
 
+def _publish(job: Job, folder: Path, what: str) -> None:
+    (folder / "made.ms").write_bytes(bytes(1000))
+
+
+def _cut(descriptor: int) -> None:
+    """The connection to the database, of which the server knows nothing while it is at work."""
+    socket.socket(fileno=os.dup(descriptor)).shutdown(socket.SHUT_RDWR)
+
+
 def _burn(job: Job, folder: Path, what: str) -> None:
     """A second of CPU, then the end that it names."""
     until = time.process_time() + 1
@@ -149,6 +166,7 @@ BEHAVIOURS = {
     "fail": _fail, "unavailable": _unavailable, "die_recording": lambda job, folder, what: None,
     "wait_recording": lambda job, folder, what: None, "die_recorded": lambda job, folder, what: None,
     "hang_recorded": lambda job, folder, what: None, "burn": _burn,
+    "publish": _publish, "publish_cut": _publish,
 }  # fmt: skip
 
 
