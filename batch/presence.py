@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, InterfaceError, OperationalError, close_old_connections
 from django.db.models.functions import Now
 
 from batch.models import Worker
 from contimg.products import is_gone, require_writable_roots, this_process
 from observations.models import MeasurementSet
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
+ASK_AGAIN_S = 1.0
 KEPT = timedelta(days=7)  # the row of one that was last seen so long ago goes
 
 
@@ -59,3 +63,18 @@ def unless_away(act: Callable[[], object]) -> None:
     except DatabaseError as error:
         log.warning("database_away", detail=str(error).strip())
         close_old_connections()
+
+
+def when_back(ask: Callable[[], T], *, tell: Callable[[str], object]) -> T:
+    """What it gives, asked again until the database answers; `tell` hears once that it does not."""
+    has_told = False
+    while True:
+        try:
+            return ask()
+        except (OperationalError, InterfaceError) as error:
+            if not has_told:
+                reason = " ".join(str(error).split())
+                tell(f"The database does not answer ({reason}); trying again.")
+            has_told = True
+            close_old_connections()
+            time.sleep(ASK_AGAIN_S)

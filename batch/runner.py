@@ -19,7 +19,7 @@ from django.db import DatabaseError, close_old_connections, connection
 from batch import transitions
 from batch.executor import Executor, record_ending
 from batch.models import Batch
-from batch.presence import present, unless_away
+from batch.presence import present, unless_away, when_back
 from batch.services import NothingToCancel, cancel_batch
 from batch.sweeper import Sweeper
 from batch.transitions import Claim, LeaseLost
@@ -107,8 +107,8 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
         except KeyboardInterrupt:
             _cancel(batch)
             raise
-    batch.refresh_from_db()
-    watch(batch)
+    when_back(batch.refresh_from_db, tell=log.warning)
+    when_back(partial(watch, batch), tell=log.warning)
     return batch
 
 

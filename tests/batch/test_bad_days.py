@@ -178,6 +178,33 @@ def test_a_database_restarted_under_load_costs_no_item_and_takes_no_hand(private
     assert worker.poll() is None, installation.said()
 
 
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_who_watches_a_batch_is_told_that_the_database_is_away_and_goes_on_when_it_is_back(
+    private_postgres, install, output
+):
+    installation = install(private_postgres.url, **QUICK)
+    batch = asked()
+    watching = installation.start("batch", "watch", str(batch.pk), *(["--json"] if output == "json" else []))
+    if output == "text":  # it waits for what nobody does
+        until(lambda: "No worker is running" in installation.said(), within_s=60)
+    else:
+        until(lambda: psutil.Process(watching.pid).net_connections(), within_s=60)
+        time.sleep(2)
+    connection.close()
+    private_postgres.stop("fast")
+    until(lambda: "The database does not answer" in installation.said(), within_s=60)
+    time.sleep(3)
+    assert watching.poll() is None
+    private_postgres.start()
+    installation.start("worker", log="worker")
+    assert watching.wait(timeout=60) == 0, installation.said()
+    said = installation.said()
+    assert said.count("The database does not answer") == 1
+    assert "trying again" in said
+    assert "Traceback" not in said
+    assert '"done": 1' in said if output == "json" else "1 done" in said
+
+
 def test_a_record_whose_connection_is_cut_is_undone_and_tried_again(install):
     installation = install("postgres", **QUICK)
     batch = asked(how="wait_recording")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Count
+from tqdm import tqdm
 
 from batch.display import duration, how_far, showing, why_idle
 from batch.estimates import Estimates
 from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState
-from batch.presence import at_work
+from batch.presence import at_work, when_back
 from batch.serializers import BatchDetailSerializer
 from batch.services import cancel_batch, create_batch, retry_batch
 from contimg.commands import ContimgCommand
@@ -92,15 +94,22 @@ class Command(ContimgCommand):
 
     def _watch(self, *, id: int, as_json: bool, **options: Any) -> None:
         batch = _find(id)
-        with showing(batch, quiet=as_json, write=self.stderr.write) as show:
-            while batch.n_open:
-                show(batch)
-                time.sleep(LOOK_EVERY_S)
-                batch.refresh_from_db()
+
+        def look() -> bool:
+            batch.refresh_from_db()
             show(batch)
-        self._print(id, as_json)
+            return batch.n_open > 0
+
+        with showing(batch, quiet=as_json, write=self.stderr.write) as show:
+            while when_back(look, tell=self._tell):
+                time.sleep(LOOK_EVERY_S)
+        when_back(partial(self._print, id, as_json), tell=self._tell)
         if batch.state != BatchState.DONE:
             raise SystemExit(1)
+
+    def _tell(self, text: str) -> None:
+        with tqdm.external_write_mode():
+            self.stderr.write(text)
 
     def _cancel(self, *, id: int, as_json: bool, **options: Any) -> None:
         cancel_batch(batch=_find(id))
