@@ -183,7 +183,7 @@ class _Look:
             for item in Item.objects.filter(pk__in=page).for_listing().order_by("id"):
                 self._remember(item)
                 self._cursor.item = item.pk
-                told.append(self._event("item", ItemSerializer(item).data))
+                told.append(self._event("item", ItemSerializer(item, context={"is_inside": True}).data))
             yield told
         self._cursor.turn()
         since = self._cursor.changed_since()

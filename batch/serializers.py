@@ -8,6 +8,7 @@ from rest_framework import serializers
 from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
 from batch.parameters import ParametersSerializer
 from batch.services import MAX_PRIORITY, MOST_KEY_CHARACTERS
+from contimg.api.errors import without_server_paths
 from contimg.api.serializers import FactsSerializer, StrictSerializer
 
 MOST_SUBJECTS_IN_A_BODY = 100_000
@@ -61,12 +62,29 @@ class ItemSubjectSerializer(serializers.Serializer):
         ref_name = "ItemSubject"
 
 
+# Of these the text is that of whatever broke, and may hold anything.
+FOR_THE_PUBLIC = {
+    "internal_error": "A fault of contimg or of a library; the log of the attempt has it.",
+    "database_unavailable": "The database did not answer, or cut the connection; it is tried again.",
+    "worker_unwell": "The worker that had it could not work then; it is tried again.",
+}
+
+
 class ItemErrorSerializer(serializers.Serializer):
+    """Admin, console and log have the whole text. The API has no server's path, and to the public says less."""
+
     code = serializers.CharField(source="error_code")
-    detail = serializers.CharField(source="error_detail")
+    detail = serializers.SerializerMethodField()
 
     class Meta:
         ref_name = "ItemError"
+
+    def get_detail(self, row: Item | Attempt) -> str:
+        detail = row.error_detail
+        if row.error_code in FOR_THE_PUBLIC:
+            is_inside = self.context.get("is_inside", False)
+            detail = detail.partition("\n")[0] if is_inside else FOR_THE_PUBLIC[row.error_code]
+        return without_server_paths(detail)
 
     def get_attribute(self, instance: Any) -> Any:
         return instance if instance.error_code else None
@@ -115,7 +133,7 @@ class AttemptSerializer(FactsSerializer):
 
     @extend_schema_field(EvidenceSerializer(allow_null=True))
     def get_evidence(self, attempt: Attempt) -> dict[str, Any] | None:
-        return attempt.evidence if self.context["shows_evidence"] else None
+        return attempt.evidence if self.context["is_inside"] else None
 
 
 class ItemDetailSerializer(ItemSerializer):

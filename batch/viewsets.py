@@ -118,7 +118,8 @@ class BatchViewSet(ReadOnlyResource):
         """The items of this batch: the same list as `items/?batch=`."""
         batch = get_object_or_404(Batch.objects.only("pk"), pk=pk)
         found = GenericAPIView.filter_queryset(self, self.get_queryset().filter(batch=batch))
-        return self.get_paginated_response(ItemSerializer(self.paginate_queryset(found), many=True).data)
+        shown = ItemSerializer(self.paginate_queryset(found), many=True, context={"is_inside": _is_inside(self)})
+        return self.get_paginated_response(shown.data)
 
     @extend_schema(
         parameters=[
@@ -135,6 +136,10 @@ class BatchViewSet(ReadOnlyResource):
         batch = self.detail_queryset.get(pk=pk)
         context = {**self.get_serializer_context(), "eta_s": Estimates().eta_s([batch])}
         return Response(BatchDetailSerializer(batch, context=context).data, status=status)
+
+
+def _is_inside(view: ReadOnlyResource) -> bool:
+    return IsInternal().has_permission(view.request, view)
 
 
 def _last_event_id(request: Request) -> str:
@@ -154,8 +159,7 @@ class ItemViewSet(ReadOnlyResource):
     required_scopes = dict.fromkeys(("cancel", "retry"), Scope.OPERATE)
 
     def get_serializer_context(self) -> dict[str, Any]:
-        shows = IsInternal().has_permission(self.request, self)
-        return {**super().get_serializer_context(), "shows_evidence": shows}
+        return {**super().get_serializer_context(), "is_inside": _is_inside(self)}
 
     @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])

@@ -32,7 +32,10 @@ from contimg.exceptions import ContimgError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 30
-_ABSOLUTE_PATH = re.compile(r"(?<![\w/.:])/[^\s/'\"]+(?:/[^\s/'\",;:]+)+")
+# In quotes it may hold blanks. No part of an address as https://host/a/b, nor a unit as mJy/beam.
+_ABSOLUTE_PATH = re.compile(
+    r"""(?<=')/[^'\n]+(?=')|(?<=")/[^"\n]+(?=")|(?:file://|(?<![\w/.]))/(?!/)[^\s/'"]+(?:/[^\s/'",;:]+)+"""
+)
 
 
 class ProblemSerializer(serializers.Serializer):
@@ -88,7 +91,7 @@ class _Failure(APIException):
 class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, ContimgError):
-            return _Failure(status=exc.status, code=exc.code, detail=_without_server_paths(str(exc)))
+            return _Failure(status=exc.status, code=exc.code, detail=without_server_paths(str(exc)))
         if isinstance(exc, RequestDataTooBig):
             return _Failure(
                 status=413,
@@ -143,7 +146,7 @@ def _summary(errors: list[dict[str, Any]]) -> str:
     return " ".join(f"{e['field']}: {e['detail']}" if e["field"] else e["detail"] for e in errors)
 
 
-def _without_server_paths(detail: str) -> str:
+def without_server_paths(detail: str) -> str:
     """Our own sentences may name a file for the operator at the console; over HTTP its last part is enough."""
     return _ABSOLUTE_PATH.sub(lambda found: PurePosixPath(found[0]).name, detail)
 

@@ -259,6 +259,51 @@ def test_evidence_and_logs_are_for_the_inside_only(api, settings, tmp_path):
     assert api.get(f"{url}log/?attempt=2").status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "inside", "outside"),
+    [
+        ("worker_unwell", "It cannot work now: [Errno 2] No such file: '/mnt'.",
+         "It cannot work now: [Errno 2] No such file: 'mnt'.",
+         "The worker that had it could not work then; it is tried again."),
+        ("internal_error", 'ProgrammingError: relation "x" is not there\nLINE 1: SELECT 1 FROM x',
+         'ProgrammingError: relation "x" is not there',
+         "A fault of contimg or of a library; the log of the attempt has it."),
+        ("internal_error", "KeyError: '/srv/my data/a b.ms'", "KeyError: 'a b.ms'",
+         "A fault of contimg or of a library; the log of the attempt has it."),
+        ("database_unavailable", 'connection to server at "10.0.0.5" failed',
+         'connection to server at "10.0.0.5" failed',
+         "The database did not answer, or cut the connection; it is tried again."),
+        ("engine_failed", "casacore cannot open /srv/products/measurement_sets/a.ms: no table; 3 mJy/beam.",
+         "casacore cannot open a.ms: no table; 3 mJy/beam.", "casacore cannot open a.ms: no table; 3 mJy/beam."),
+        ("subband_unreadable", "name = '/data/raw 1/a_sb03.hdf5', errno = 5", "name = 'a_sb03.hdf5', errno = 5",
+         "name = 'a_sb03.hdf5', errno = 5"),
+        ("not_writable", "root:/srv/products/images cannot be written; see https://example.org/a/b.",
+         "root:images cannot be written; see https://example.org/a/b.",
+         "root:images cannot be written; see https://example.org/a/b."),
+        ("engine_unavailable", "file:///opt/wsclean/bin/wsclean is not there.", "wsclean is not there.",
+         "wsclean is not there."),
+        ("dependency_failed", "The stage before it failed.", "The stage before it failed.",
+         "The stage before it failed."),
+    ],
+)  # fmt: skip
+def test_what_went_wrong_is_told_without_server_paths_and_to_the_public_without_raw_texts(
+    api, short_slices, code, text, inside, outside
+):
+    item = ItemFactory(attempt=1, state="failed", error_code=code, error_detail=text)
+    AttemptFactory(item=item, number=1, outcome="failed", error_code=code, error_detail=text)
+    Batch.objects.filter(pk=item.batch_id).update(n_ready=0, n_failed=1, n_total=1)
+    staff = APIClient()
+    staff.force_authenticate(User.objects.create_user("staff", is_staff=True))
+    for client, detail in ((api, outside), (staff, inside)):
+        shown = client.get(f"/api/v1/items/{item.pk}/", REMOTE_ADDR=OUTSIDE).json()
+        told = [shown["error"], shown["attempts"][0]["error"]]
+        for path in ("/api/v1/items/", f"{BATCHES}{item.batch_id}/items/"):
+            told += [row["error"] for row in client.get(path, REMOTE_ADDR=OUTSIDE).json()["results"]]
+        assert told == [{"code": code, "detail": detail}] * 4
+    events = b"".join(staff.get(f"{BATCHES}{item.batch_id}/events/", REMOTE_ADDR=OUTSIDE).streaming_content).decode()
+    assert json.dumps(inside) in events
+
+
 def test_an_id_is_written_in_plain_digits(api):
     pk = ItemFactory().pk
     arabic = "".join(chr(0x660 + int(digit)) for digit in str(pk))
