@@ -37,6 +37,7 @@ def status(*, now: datetime | None = None) -> dict[str, Any]:
         "last_file_at": newest and newest.last_file_at,
         "groups": _groups(newest),
         "backlog": _backlog(),
+        "running": _running(),
         "disk": _disk(now),
         "last_calibration": _last_calibration(),
         "next_transit": _next_transit(now, dec_deg),
@@ -70,6 +71,21 @@ def _backlog() -> dict[str, Any]:
         "hours": _hours(opened),
         "waiting_for": {row["error_code"]: row["n"] for row in counts if row["error_code"]},
     }
+
+
+def _running() -> dict[str, Any]:
+    """What runs now, the longest first; `progress` is of the stage, from 0 to 1."""
+    rows = Item.objects.running().with_subject().order_by("started_at", "id")
+    return {
+        "items": rows.count(),
+        "longest": [
+            {
+                "id": item.pk, "batch": item.batch_id, "stage": item.stage, "subject": str(item.subject),
+                "started_at": item.started_at, "progress": item.progress, "worker": item.worker,
+            }
+            for item in rows[:SHOWN]
+        ],
+    }  # fmt: skip
 
 
 def _hours(opened: Iterable[Batch]) -> float | None:
@@ -132,9 +148,11 @@ def _workers(now: datetime) -> list[dict[str, Any]]:
 
 
 def _failures(since: datetime) -> list[Mapping[str, Any]]:
+    """By stage and code, with how many batches they are of and the newest of those."""
     ended = Item.objects.filter(state__in=[State.FAILED, State.QUARANTINED], finished_at__gte=since)
     own = ended.exclude(error_code="dependency_failed").order_by()
     counted = own.values("stage", "error_code").annotate(
-        n=Count("pk"), first_at=Min("finished_at"), last_at=Max("finished_at")
-    )
+        n=Count("pk"), first_at=Min("finished_at"), last_at=Max("finished_at"),
+        batches=Count("batch", distinct=True), batch=Max("batch"),
+    )  # fmt: skip
     return [{**row} for row in counted.order_by("-n", "stage", "error_code")]

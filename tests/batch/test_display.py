@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from io import StringIO
 
@@ -62,3 +63,23 @@ def test_a_pause_and_the_time_of_the_next_try_are_shown(batch):
     PauseFactory(stage="convert", reason="new disk")
     assert "convert is paused (new disk); `manage.py resume` ends it." in shown(batch)
     assert "left" not in shown(batch)
+
+
+def test_a_batch_names_each_item_that_failed_and_counts_what_ended_with_it():
+    batch = BatchFactory(stage="process", n_ready=0, n_failed=3, n_quarantined=1, n_total=4)
+    bad = ItemFactory(batch=batch, state=State.FAILED, error_code="engine_failed", error_detail="No phases.")
+    killed = ItemFactory(batch=batch, state=State.QUARANTINED, error_code="process_died", error_detail="By SIGKILL.")
+    for one in (bad, killed):
+        ItemFactory(
+            batch=batch, stage="calibrate", state=State.FAILED, group=one.group, after=one,
+            error_code="dependency_failed", error_detail="The stage before it failed.",
+        )  # fmt: skip
+    said = shown(batch)
+    assert f"  item {bad.pk} failed, convert of {bad.group}: No phases. [engine_failed]" in said
+    assert f"  item {killed.pk} quarantined, convert of {killed.group}: By SIGKILL. [process_died]" in said
+    assert "  2 calibrate failed: The stage before it failed. [dependency_failed]" in said
+    failures = json.loads(shown(batch, "show", str(batch.pk), "--json"))["failures"]
+    assert [(row["item"], row["code"], row["detail"]) for row in failures] == [
+        (bad.pk, "engine_failed", "No phases."), (killed.pk, "process_died", "By SIGKILL."),
+    ]  # fmt: skip
+    assert failures[0]["subject_kind"] == "subband_group"

@@ -53,17 +53,41 @@ def test_it_names_what_waits_what_failed_and_who_works(capsys):
     batch = BatchFactory(stage="convert", n_ready=1)
     done = ItemFactory(batch=batch)
     AttemptFactory(item=done, outcome="done", duration_s=3600.0)
-    ItemFactory(state=State.FAILED, error_code="bad_visibilities", finished_at=now - timedelta(hours=3))
+    failed = ItemFactory(state=State.FAILED, error_code="bad_visibilities", finished_at=now - timedelta(hours=3))
     ItemFactory(state=State.FAILED, error_code="of_old", finished_at=now - timedelta(days=3))
     call_command("status")
     said = capsys.readouterr().out
     for words in (
         f"{lacking}: 9 of 16 subbands", "1 with 3 processes", "mac2.78.1 has been silent for 10 min",
-        "image by operator: the disk is being changed", "1 x convert bad_visibilities", "h at the pace of the last day",
+        "image by operator: the disk is being changed", "1 x convert bad_visibilities",
+        f"; `batch show {failed.batch_id}`", "h at the pace of the last day",
         "items in", "good, 5.0 h ago",
     ):  # fmt: skip
         assert words in said, said
     assert "of_old" not in said
+
+
+def test_it_shows_what_runs_and_of_how_many_batches_failures_are(capsys):
+    call_command("status")
+    assert "running     none" in capsys.readouterr().out
+    now = timezone.now()
+    until = {"state": State.RUNNING, "lease_until": now + timedelta(minutes=1)}
+    item = ItemFactory(started_at=now - timedelta(minutes=5), progress=0.4, worker="mac1.77.1", **until)
+    for _ in range(10):
+        ItemFactory(started_at=now, worker="mac2.78.1", **until)
+    failed = [ItemFactory(state=State.FAILED, error_code="bad_visibilities", finished_at=now) for _ in range(2)]
+    call_command("status")
+    said = capsys.readouterr().out
+    for words in (
+        "running     11 items", f"convert of {item.group}: 40% after 5 min, ",
+        f", item {item.pk} of batch {item.batch_id}, by mac1.77.1",
+        "and 1 more", f"; 2 batches, the newest `batch show {failed[-1].batch_id}`",
+    ):  # fmt: skip
+        assert words in said, said
+    call_command("status", "--json")
+    running = json.loads(capsys.readouterr().out)["running"]
+    assert (running["items"], len(running["longest"])) == (11, 10)
+    assert running["longest"][0]["id"] == item.pk
 
 
 def test_a_processed_tile_that_became_over_full_is_named(capsys):
@@ -150,9 +174,10 @@ def test_the_number_of_queries_does_not_grow():
         item = ItemFactory(state=State.FAILED, error_code="bad_visibilities", finished_at=timezone.now())
         AttemptFactory(item=item)
         ItemFactory(batch=BatchFactory(stage="process", n_ready=6, n_total=6))
+        ItemFactory(state=State.RUNNING, started_at=timezone.now(), lease_until=timezone.now(), worker="mac1.1.1")
 
     make()
     few = n_queries()
     for _ in range(20):
         make()
-    assert n_queries() == few <= 22
+    assert n_queries() == few <= 24

@@ -10,12 +10,12 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db.models import Count
+from django.db.models import Count, Min, Q
 from tqdm import tqdm
 
 from batch.display import duration, how_far, showing, why_idle
 from batch.estimates import Estimates
-from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState
+from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, BatchState, Item
 from batch.presence import at_work, when_back
 from batch.serializers import BatchDetailSerializer
 from batch.services import cancel_batch, create_batch, retry_batch
@@ -24,6 +24,10 @@ from contimg.exceptions import InvalidInput
 
 LOOK_EVERY_S = 0.5
 MOST_LISTED = 50
+FAILURE = {
+    "item": "pk", "stage": "stage", "subject_kind": "subject_kind", "subject_id": "subject_id", "state": "state",
+    "code": "error_code", "detail": "error_detail",
+}  # fmt: skip
 
 
 class UnknownBatch(InvalidInput):
@@ -51,7 +55,7 @@ class Command(ContimgCommand):
         listing = verbs.add_parser("list", help=f"The newest {MOST_LISTED}.")
         listing.add_argument("--state", choices=BatchState.values)
         for verb, what in (
-            ("show", "Counts, progress and what failed."),
+            ("show", "Counts, progress, what failed and why."),
             ("watch", "Until it has ended; exit status 0 only when all of it was done."),
             ("cancel", "What has not begun ends now, what runs is stopped."),
             ("retry", "What failed, was cancelled or is quarantined runs again."),
@@ -123,14 +127,20 @@ class Command(ContimgCommand):
         batch = _find(pk)
         eta_s = Estimates().eta_s([batch])
         if as_json:
-            self._dump(BatchDetailSerializer(batch, context={"eta_s": eta_s}).data)
+            failures = [{name: getattr(item, column) for name, column in FAILURE.items()} for item in _failures(batch)]
+            self._dump({**BatchDetailSerializer(batch, context={"eta_s": eta_s}).data, "failures": failures})
             return
         idle = why_idle(batch)
         self.stdout.write(_line(batch, None if idle else eta_s[pk]))
         if idle:
             self.stdout.write(f"  {idle}")
-        for text in _failures(batch):
+        for text in _held_back(batch):
             self.stdout.write(text)
+        failed = _failures(batch)
+        for item in failed:
+            self.stdout.write(f"  item {item.pk} {item.state}, {item}: {item.error_detail} [{item.error_code}]")
+        if len(failed) == MOST_LISTED:
+            self.stdout.write(f"  These are the first {MOST_LISTED}; /api/v1/batches/{pk}/items/?state=failed has all.")
 
     def _dump(self, facts: Any) -> None:
         self.stdout.write(json.dumps(facts, cls=DjangoJSONEncoder, indent=2))
@@ -173,11 +183,16 @@ def _line(batch: Batch, eta_s: float | None) -> str:
     )
 
 
-def _failures(batch: Batch) -> Iterable[str]:
-    """What went wrong or is waited for, by stage and code, with one sentence for each."""
-    items = batch.items.exclude(error_code="").order_by()
-    wrong = items.filter(state__in=[*UNFINISHED, "waiting", "ready"])
-    for row in wrong.values("stage", "state", "error_code").annotate(n=Count("pk")).order_by("stage", "error_code"):
-        example = wrong.filter(stage=row["stage"], error_code=row["error_code"]).order_by("id").first()
-        detail = example.error_detail if example else ""
-        yield f"  {row['n']} {row['stage']} {row['state']}: {detail} [{row['error_code']}]"
+def _held_back(batch: Batch) -> Iterable[str]:
+    """What is waited for, and what ended because of another item, by stage and code with one sentence for each."""
+    followed = Q(state__in=UNFINISHED, error_code__in=["dependency_failed", "cancelled"])
+    held = batch.items.exclude(error_code="").filter(followed | Q(state__in=["waiting", "ready"]))
+    counted = held.order_by("stage", "error_code").values("stage", "state", "error_code")
+    for row in counted.annotate(n=Count("pk"), detail=Min("error_detail")):
+        yield f"  {row['n']} {row['stage']} {row['state']}: {row['detail']} [{row['error_code']}]"
+
+
+def _failures(batch: Batch) -> list[Item]:
+    """The first that failed of themselves, with what they are about."""
+    failed = batch.items.filter(state__in=["failed", "quarantined"]).exclude(error_code="dependency_failed")
+    return list(failed.with_subject().order_by("id")[:MOST_LISTED])

@@ -70,6 +70,7 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
         yield "backlog", "none", False
     for code, n in backlog["waiting_for"].items():
         yield "", f"{n} held back: {code}", False
+    yield from _running_lines(facts["running"], now)
     processes = [worker["processes"] for worker in alive if worker["processes"]]
     working = f"{len(processes)} with {sum(processes)} processes" if processes else "none; `manage.py worker`"
     n_watches = len(alive) - len(processes)
@@ -87,7 +88,22 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
         yield "failures", "none in the last day", False
     for number, row in enumerate(facts["failures"]):
         since = f"{row['first_at']:%H:%M} to {row['last_at']:%H:%M} UTC"
-        yield "" if number else "failures", f"{row['n']} x {row['stage']} {row['error_code']}, {since}", True
+        of = f"{row['batches']} batches, the newest " if row["batches"] > 1 else ""
+        text = f"{row['n']} x {row['stage']} {row['error_code']}, {since}; {of}`batch show {row['batch']}`"
+        yield "" if number else "failures", text, True
+
+
+def _running_lines(running: dict[str, Any], now: datetime) -> Iterator[tuple[str, str, bool]]:
+    yield "running", f"{running['items']} items" if running["items"] else "none", False
+    for item in running["longest"]:
+        text = (
+            f"{item['stage']} of {item['subject']}: {100 * item['progress']:.0f}% "
+            f"after {_ago((now - item['started_at']).total_seconds())}, item {item['id']} of batch {item['batch']}, "
+            f"by {item['worker']}"
+        )
+        yield "", text, False
+    if running["items"] > len(running["longest"]):
+        yield "", f"and {running['items'] - len(running['longest'])} more", False
 
 
 def _clock(hours: float) -> str:
