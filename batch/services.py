@@ -17,7 +17,7 @@ from django_filters import BaseInFilter, Filter, FilterSet
 
 from access.audit import audit
 from batch import couriers, transitions
-from batch.models import SUBJECT_COLUMNS, Batch, Item, Pause, StageName, State
+from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, Item, Pause, StageName, State
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, stages
@@ -77,6 +77,11 @@ class IdempotencyConflict(ContimgError):
 
 class NothingToRetry(ContimgError):
     code = "nothing_to_retry"
+    status = 409
+
+
+class PredecessorUnfinished(ContimgError):
+    code = "predecessor_unfinished"
     status = 409
 
 
@@ -351,7 +356,23 @@ def retry_batch(*, batch: Batch) -> int:
 
 
 def retry_item(*, item: Item) -> int:
+    """Raises PredecessorUnfinished where it would end again at once, and NothingToRetry."""
+    first = _first_unfinished(item)
+    if first.pk != item.pk:
+        how = {State.CANCELLED: "was cancelled", State.QUARANTINED: "is quarantined"}.get(State(first.state), "failed")
+        raise PredecessorUnfinished(
+            f"The {item.stage} waits for the {first.stage} before it (item {first.pk}), which {how}; retry item "
+            f"{first.pk}, and all that was to follow it runs again too."
+        )
     return _retry(Item.objects.filter(pk=item.pk), item)
+
+
+def _first_unfinished(item: Item) -> Item:
+    """The one that all from it to this item wait for, when they are tried again."""
+    first = item
+    while first.after is not None and first.after.state in UNFINISHED:
+        first = first.after
+    return first
 
 
 def _cancel(items: ItemQuerySet, subject: Model) -> int:

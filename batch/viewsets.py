@@ -171,7 +171,7 @@ class ItemViewSet(ReadOnlyResource):
     @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str) -> Response:
-        """With what ended because of it."""
+        """With what ended because of it. What ended because of another is refused, and names that one."""
         retry_item(item=self.get_object())
         return self._shown(pk)
 

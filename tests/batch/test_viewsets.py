@@ -228,6 +228,26 @@ def test_a_cancel_that_is_repeated_while_it_is_under_way_succeeds_and_asks_nothi
         assert operator.post(path).json()["code"] == "nothing_to_cancel"
 
 
+@pytest.mark.parametrize(
+    ("state", "how"), [("failed", "failed"), ("quarantined", "is quarantined"), ("cancelled", "was cancelled")]
+)
+def test_an_item_whose_predecessor_has_not_succeeded_is_not_retried_but_that_one_is_named(operator, state, how):
+    pk = operator.post(BATCHES, asked(SubbandGroupFactory(), stage="process")).json()["id"]
+    operator.post(f"{BATCHES}{pk}/cancel/")
+    first, third = Item.objects.order_by("id")[0:3:2]
+    Item.objects.filter(pk=first.pk).update(state=state)
+    Batch.objects.filter(pk=pk).update(**({"n_cancelled": 5} | {f"n_{state}": 6 if state == "cancelled" else 1}))
+    refused = operator.post(f"/api/v1/items/{third.pk}/retry/")
+    assert (refused.status_code, refused.json()["code"]) == (409, "predecessor_unfinished")
+    assert f"the convert before it (item {first.pk}), which {how}; retry item {first.pk}" in refused.json()["detail"]
+    assert not AuditEntry.objects.filter(action="item.retry").exists()
+    assert set(Item.objects.exclude(pk=first.pk).values_list("state", flat=True)) == {"cancelled"}
+    assert operator.post(f"/api/v1/items/{first.pk}/retry/").json()["state"] == "ready"
+    assert set(Item.objects.exclude(pk=first.pk).values_list("state", flat=True)) == {"waiting"}
+    again = operator.post(f"/api/v1/items/{third.pk}/retry/")
+    assert again.json()["code"] == "nothing_to_retry"
+
+
 def test_a_stage_is_paused_and_resumed(operator):
     made = operator.post("/api/v1/pauses/", {"stage": "image", "reason": "new disk"}).json()
     assert (made["stage"], made["paused_by"]) == ("image", "operator")
