@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -38,13 +39,15 @@ class Steered(FactsAdmin):
 
     def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
         """Tell what became of each row; one that cannot be does not keep the others from it."""
-        n = 0
+        n, reasons = 0, dict[str, None]()  # what is wrong with all of them is said once
         for row in rows:
             try:
                 act(row)
                 n += 1
             except ContimgError as error:
-                self.message_user(request, f"{error} [{error.code}]", messages.WARNING)
+                reasons[f"{error} [{error.code}]"] = None
+        for reason in reasons:
+            self.message_user(request, reason, messages.WARNING)
         self.message_user(request, f"{n} {done}.")
 
 
@@ -61,7 +64,9 @@ def progress_bar(row: Batch | Item) -> SafeString:
 
 
 class PriorityForm(ActionForm):
-    priority = forms.IntegerField(required=False, min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
+    """Without limits of its own: the admin takes a form that is not valid for one in which nothing was chosen."""
+
+    priority = forms.CharField(required=False, widget=forms.NumberInput)
 
 
 @admin.register(Batch)
@@ -88,12 +93,11 @@ class BatchAdmin(Steered):
 
     @admin.action(description="Change priority to", permissions=["operate"])
     def change_priority(self, request: HttpRequest, queryset: QuerySet[Batch]) -> None:
-        form = PriorityForm({**request.POST.dict(), "action": ""})
-        form.fields.pop("action")
-        if not form.is_valid() or form.cleaned_data["priority"] is None:
+        given = request.POST.get("priority", "")
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", given):
             self.message_user(request, f"Give a priority from {-MAX_PRIORITY} to {MAX_PRIORITY}.", messages.ERROR)
             return
-        priority = form.cleaned_data["priority"]
+        priority = int(given)
         self.each(
             request, queryset, lambda batch: set_priority(batch=batch, priority=priority),
             f"batches have the priority {priority}",

@@ -47,15 +47,23 @@ def showing(batch: Batch, *, quiet: bool, write: Callable[[str], object]) -> Ite
 
 
 def why_idle(batch: Batch) -> str:
-    """Why nothing of a batch runs that could: nobody works, a pause, the time of the next try; else empty."""
+    """Why nothing of a batch runs: all waits, nobody works, a pause, the time of the next try; else empty."""
     if not batch.n_running and not batch.n_ready:
-        return ""
+        return _waits(batch)
     takers = _takers(batch)
     if not takers:
         return " ".join(filter(None, [NOBODY, _paused(batch)]))
     if batch.n_running:
         return ""
     return _paused(batch) or _untaken(batch, takers) or _held(batch)
+
+
+def _waits(batch: Batch) -> str:
+    held = batch.items.waiting().exclude(error_code="").order_by("id")
+    first = held.first()
+    if first is None:
+        return ""
+    return f"All that is left of it waits, and nobody knows how long: {first.error_detail} [{first.error_code}]"
 
 
 def _takers(batch: Batch) -> list[Worker]:

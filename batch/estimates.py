@@ -39,12 +39,13 @@ class Estimates:
     def eta_s(self, batches: Iterable[Batch]) -> dict[int, float | None]:
         """Seconds until each batch has ended, were the workers its own; None where a stage has never been run.
 
-        0 for a batch that has ended.
+        None too where all that is left waits for something else; 0 for a batch that has ended.
         """
-        opened = [batch for batch in batches if batch.n_open]
-        n_workers = max(1, n_processes()) if opened else 1
-        eta = {batch.pk: 0.0 for batch in batches} | {batch.pk: self.work_s(batch) for batch in opened}
-        for batch in opened:
+        moving = [batch for batch in batches if batch.n_ready or batch.n_running]
+        n_workers = max(1, n_processes()) if moving else 1
+        eta: dict[int, float | None] = {batch.pk: None if batch.n_open else 0.0 for batch in batches}
+        eta |= {batch.pk: self.work_s(batch) for batch in moving}
+        for batch in moving:
             seconds = eta[batch.pk]
             if seconds is not None:
                 eta[batch.pk] = seconds / min(n_workers, batch.n_open)

@@ -7,7 +7,7 @@ from rest_framework import serializers
 
 from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
 from batch.parameters import ParametersSerializer
-from batch.services import MAX_PRIORITY, MOST_KEY_CHARACTERS
+from batch.services import MAX_KEY, MAX_PRIORITY, MOST_KEY_CHARACTERS, MOST_REASON_CHARACTERS
 from contimg.api.errors import without_server_paths
 from contimg.api.serializers import FactsSerializer, StrictSerializer
 
@@ -35,7 +35,8 @@ class BatchSerializer(FactsSerializer):
     counts = CountsSerializer(source="*")
     progress = serializers.FloatField(help_text="The share of items that have ended, 0 to 1.")
     eta_s = serializers.SerializerMethodField(
-        help_text="Seconds, from the medians of past attempts; null while a stage has never been run."
+        help_text="Seconds, from the medians of past attempts; null while a stage has never been run, and while all "
+        "that is left waits for something."
     )
 
     class Meta:
@@ -163,7 +164,7 @@ class NewBatchSerializer(StrictSerializer):
 
     class Subject(StrictSerializer):
         kind = serializers.CharField(help_text=f"One of {', '.join(SUBJECT_COLUMNS)}; it depends on the stage.")
-        id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
+        id = serializers.IntegerField(min_value=1, max_value=MAX_KEY)
 
         class Meta:
             ref_name = "NewBatchSubject"
@@ -189,7 +190,7 @@ class PrioritySerializer(StrictSerializer):
 
 class NewPauseSerializer(StrictSerializer):
     stage = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all stages.")
-    reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=200)
+    reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=MOST_REASON_CHARACTERS)
 
 
 class LogSerializer(serializers.Serializer):

@@ -12,6 +12,7 @@ from typing import Any
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from django.db.models import Model, QuerySet
+from django.db.models.functions import Now
 from django.http import QueryDict
 from django_filters import BaseInFilter, Filter, FilterSet
 
@@ -32,6 +33,8 @@ from observations.models import Epoch, MeasurementSet, SubbandGroup
 MOST_ITEMS = 100_000
 MAX_PRIORITY = 100
 MOST_KEY_CHARACTERS = 200
+MOST_REASON_CHARACTERS = 200
+MAX_KEY = 2**63 - 1  # of a row
 
 
 class UnknownStage(InvalidInput):
@@ -227,7 +230,7 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
         by_kind.setdefault(kind, []).append(pk)
     found = []
     for kind, keys in by_kind.items():
-        some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=keys))
+        some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=[key for key in keys if key <= MAX_KEY]))
         missing = sorted(set(keys) - set(some.locks))
         if missing:
             raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
@@ -401,15 +404,22 @@ def set_priority(*, batch: Batch, priority: int) -> None:
         raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
     with transaction.atomic():
         transitions.lock(batch.items.unended())
-        batch.items.unended().update(priority=priority)
-        Batch.objects.filter(pk=batch.pk).update(priority=priority)
+        batch.items.unended().update(priority=priority, changed_at=Now())  # so that the stream of events tells it
+        Batch.objects.filter(pk=batch.pk).update(priority=priority, changed_at=Now())
         audit(action="batch.set_priority", subject=batch, details={"priority": priority})
+
+
+def _refuse_stage(name: str) -> None:
+    """Empty stands for all of them."""
+    if name and name not in stages():
+        raise UnknownStage(f"There is no stage {name!r}; there are {', '.join(stages())}.")
 
 
 def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:
     """No item of the stage (or of any) is claimed until `resume`; what runs goes on."""
-    if stage and stage not in stages():
-        raise UnknownStage(f"There is no stage {stage!r}; there are {', '.join(stages())}.")
+    _refuse_stage(stage)
+    if len(reason) > MOST_REASON_CHARACTERS:
+        raise InvalidParameter(f"A reason has at most {MOST_REASON_CHARACTERS} characters, not {len(reason)}.")
     with transaction.atomic():
         row, _ = Pause.objects.update_or_create(stage=stage, defaults={"reason": reason, "paused_by": by})
         audit(action="stage.pause", subject=row, details={"stage": stage or "all", "reason": reason})
@@ -418,8 +428,13 @@ def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:
 
 def resume(*, names: Iterable[str] | None = None) -> int:
     """The named stages, or everything that is paused."""
+    rows = Pause.objects.all()
+    if names is not None:
+        chosen = list(names)
+        rows = rows.filter(stage__in=chosen)
+        for name in set(chosen) - {row.stage for row in rows}:
+            _refuse_stage(name)
     with transaction.atomic():
-        rows = Pause.objects.all() if names is None else Pause.objects.filter(stage__in=list(names))
         for row in rows:
             audit(action="stage.resume", subject=row, details={"stage": row.stage or "all"})
         n, _ = rows.delete()

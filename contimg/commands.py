@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
-from contimg.exceptions import ContimgError
+from contimg.exceptions import ContimgError, InvalidInput
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
 READER_GONE = 128 + signal.SIGPIPE
@@ -41,6 +41,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def not_empty(text: str) -> str:
+    """The type of an argument that stands for something else when it is left out, as a variable of a script may be."""
+    if not text.strip():
+        raise ArgumentTypeError("it is empty; leave it out, or give a value")
+    return text
+
+
 def stopping_signals() -> list[signal.Signals]:
     """What tells a service to stop: TERM, Ctrl-C, and a terminal that is closed, unless `nohup` has it ignored."""
     hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
@@ -60,6 +67,12 @@ def stopping_like_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class NotText(InvalidInput):
+    """Bytes that are not UTF-8 cannot be kept in the database, nor compared with what is there."""
+
+    code = "not_text"
+
+
 class ContimgCommand(BaseCommand):
     """Refuses to start on a database that was not migrated; our errors end it with their sentence and code."""
 
@@ -74,6 +87,7 @@ class ContimgCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:
             try:
+                _refuse_what_is_no_text(options.values())
                 return super().execute(*args, **options)
             finally:
                 self.stdout.flush()
@@ -94,6 +108,18 @@ def _reader_is_gone() -> bool:
     asked = select.poll()
     asked.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+
+
+def _refuse_what_is_no_text(values: Iterable[Any]) -> None:
+    """Names of files may be any bytes: they are paths. Raises NotText."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            _refuse_what_is_no_text(value)
+        elif isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise NotText(f"{value!r} is not UTF-8; write it in that encoding.") from error
 
 
 def _refuse_unmigrated() -> None:

@@ -92,9 +92,20 @@ def test_an_idempotency_key_that_cannot_be_kept_is_refused(key):
 @pytest.mark.parametrize("text", ["is_complete=", "observed_at__gte=\udcff"])
 def test_a_query_of_the_console_that_is_empty_or_not_text_is_refused(text):
     SubbandGroupFactory()
-    with pytest.raises(CommandError, match="invalid_query"):
+    with pytest.raises(CommandError, match=r"invalid_query|not_text"):
         call_command("batch", "create", "convert", "--query", "kind=subband_group", text)
     assert not Batch.objects.exists()
+
+
+@pytest.mark.django_db
+def test_filters_given_one_by_one_are_all_meant():
+    SubbandGroupFactory.create_batch(2, n_subbands=16)
+    SubbandGroupFactory(n_subbands=12)
+    call_command(
+        "batch", "create", "convert", "--query", "kind=subband_group", "--query", "n_subbands__gte=13",
+        "--query", "n_subbands__lte=16",
+    )  # fmt: skip
+    assert Batch.objects.get().n_total == 2
 
 
 @pytest.mark.django_db

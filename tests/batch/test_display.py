@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from batch.display import NOBODY, why_idle
-from batch.models import State
+from batch.models import Batch, State
 from tests.batch.nights import dead_process
 from tests.factories import AttemptFactory, BatchFactory, ItemFactory, PauseFactory, WorkerFactory
 
@@ -63,6 +63,17 @@ def test_a_pause_and_the_time_of_the_next_try_are_shown(batch):
     PauseFactory(stage="convert", reason="new disk")
     assert "convert is paused (new disk); `manage.py resume` ends it." in shown(batch)
     assert "left" not in shown(batch)
+
+
+def test_a_batch_that_only_waits_says_for_what_and_makes_no_estimate(batch):
+    WorkerFactory()
+    batch.items.update(state=State.WAITING, error_code="waiting_for_calibration", error_detail="No tables yet.")
+    Batch.objects.filter(pk=batch.pk).update(n_ready=0, n_waiting=1)
+    assert "All that is left of it waits" in shown(batch)
+    assert "No tables yet. [waiting_for_calibration]" in shown(batch)
+    (line,) = (line for line in shown(batch, "list").splitlines() if line.startswith(f"batch {batch.pk} "))
+    assert "about" not in shown(batch) + line
+    assert json.loads(shown(batch, "show", str(batch.pk), "--json"))["eta_s"] is None
 
 
 def test_a_batch_names_each_item_that_failed_and_counts_what_ended_with_it():

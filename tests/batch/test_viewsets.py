@@ -228,6 +228,36 @@ def test_a_cancel_that_is_repeated_while_it_is_under_way_succeeds_and_asks_nothi
         assert operator.post(path).json()["code"] == "nothing_to_cancel"
 
 
+@pytest.mark.parametrize("given", ["101", "-101", "999999999", "5", "", "high", "9" * 20])
+def test_in_the_admin_a_priority_is_set_or_its_refusal_shown(client, given):
+    client.force_login(User.objects.create_superuser("root"))
+    batches = BatchFactory.create_batch(2)
+    items = [ItemFactory(batch=batch) for batch in batches]
+    page = client.post(
+        "/admin/batch/batch/",
+        {"action": "change_priority", "priority": given, "_selected_action": [batch.pk for batch in batches]},
+        follow=True,
+    )  # fmt: skip
+    said = [str(message) for message in page.context["messages"]]
+    if given == "5":
+        assert said == ["2 batches have the priority 5."]
+    elif given.lstrip("-").isdigit() and len(given) < 10:
+        assert said[0] == f"A priority is from -100 to 100, not {given}. [invalid_parameter]"
+    else:
+        assert said == ["Give a priority from -100 to 100."]
+    assert {item.priority for item in Item.objects.filter(pk__in=[i.pk for i in items])} == {5 if given == "5" else 0}
+
+
+def test_a_stream_tells_items_whose_priority_was_changed(operator):
+    item = ItemFactory()
+    look = events._Look(item.batch_id, events.Cursor())
+    list(look.events(time.monotonic() + 5))
+    Item.objects.update(changed_at=timezone.now() - timedelta(hours=1))
+    operator.post(f"{BATCHES}{item.batch_id}/priority/", {"priority": 7})
+    told = "".join(line for page in look.events(time.monotonic() + 5) for line in page)
+    assert told.count('"priority":7') == 2, "of the batch and of the item"
+
+
 @pytest.mark.parametrize(
     ("state", "how"), [("failed", "failed"), ("quarantined", "is quarantined"), ("cancelled", "was cancelled")]
 )

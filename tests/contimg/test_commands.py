@@ -48,6 +48,40 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, arguments, environment, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pause", "image", "--reason", "caf\udce9"], "'caf\\udce9' is not UTF-8"),
+        (["pause", "\udcff"], "is not UTF-8"),
+        (["pause", "--reason", "x" * 201], "A reason has at most 200 characters, not 201. [invalid_parameter]"),
+        (["pause", ""], "it is empty; leave it out"),
+        (["pause", "bogus"], "There is no stage 'bogus'; there are convert, "),
+        (["resume", ""], "it is empty; leave it out"),
+        (["resume", "bogus"], "There is no stage 'bogus'; there are convert, "),
+        (["batch", "create", "\udcff", "--subject", "image:1"], "is not UTF-8"),
+        (["batch", "create", "image", "--subject", "image:1", "--parameter", "robust=\udcff"], "is not UTF-8"),
+        (["batch", "create", "convert", "--subject", f"subband_group:{2**63}"],
+         f"There is no current subband_group {2**63}; see the list of what there is. [subject_missing]"),
+        (["batch", "create", "convert", "--subject", f"subband_group:{'9' * 5000}"], "is not KIND:ID"),
+        (["batch", "create", "convert", "--query", "kind=subband_group", "--query", "kind=image"],
+         "'kind' is there more than once"),
+        (["batch", "create", "image", "--subject", "image:1", "--parameter", "robust=1", "--parameter", "robust=2"],
+         "'robust' is there more than once"),
+        (["batch", "show", "9" * 30], "[unknown_batch]"),
+        (["token", "create", "--user", "\udcff", "--scope", "read"], "is not UTF-8"),
+        (["light_curve", "\udcff"], "is not UTF-8"),
+    ],
+)  # fmt: skip
+def test_words_that_mean_nothing_here_are_refused_in_one_sentence(tmp_path_factory, arguments, sentence):
+    folder = tmp_path_factory.getbasetemp() / "of_commands"
+    if not folder.exists():
+        manage(folder, "migrate", "-v", "0")
+    done = manage(folder, *arguments)
+    assert done.returncode in (1, 2)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["batch", "list"]])
 def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, arguments):
     manage(tmp_path, "migrate", "-v", "0")

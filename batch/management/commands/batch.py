@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -46,7 +47,11 @@ class Command(ContimgCommand):
             "--subject", action="append", metavar="KIND:ID", help=f"one of them; kinds are {', '.join(SUBJECT_COLUMNS)}"
         )
         create.add_argument(
-            "--query", nargs="+", metavar="NAME=VALUE", help="kind=KIND and filters, as those of the API's list"
+            "--query",
+            nargs="+",
+            action="extend",
+            metavar="NAME=VALUE",
+            help="kind=KIND and filters, as those of the API's list",
         )
         create.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE")
         create.add_argument("--priority", type=int, default=0)
@@ -71,8 +76,8 @@ class Command(ContimgCommand):
         asked = create_batch(
             stage=stage,
             subjects=None if options["subject"] is None else [_subject(text) for text in options["subject"]],
-            query=None if options["query"] is None else dict(_pair(text) for text in options["query"]),
-            parameters={name: _typed(value) for name, value in map(_pair, options["parameter"])},
+            query=None if options["query"] is None else _pairs(options["query"]),
+            parameters={name: _typed(value) for name, value in _pairs(options["parameter"]).items()},
             priority=options["priority"],
             idempotency_key=options["idempotency_key"],
         )
@@ -155,16 +160,21 @@ def _find(pk: int) -> Batch:
 
 def _subject(text: str) -> tuple[str, int]:
     kind, colon, pk = text.partition(":")
-    if not colon or not pk.isascii() or not pk.isdigit():
+    if not colon or not re.fullmatch(r"[0-9]{1,100}", pk):
         raise CommandError(f"--subject {text!r} is not KIND:ID, as subband_group:7.")
     return kind, int(pk)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CommandError(f"{text!r} is not NAME=VALUE.")
-    return name, value
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CommandError(f"{text!r} is not NAME=VALUE.")
+        if name in found:
+            raise CommandError(f"{name!r} is there more than once; give each name once.")
+        found[name] = value
+    return found
 
 
 def _typed(value: str) -> Any:
