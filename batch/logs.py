@@ -8,7 +8,7 @@ from pathlib import Path
 from django.conf import settings
 
 from batch.models import Attempt
-from contimg.products import inside
+from contimg.products import database_tag, inside
 
 MAX_BYTES = 1_000_000  # in one answer
 
@@ -28,8 +28,8 @@ def log_folder() -> Path:
 
 
 def log_name(*, item_id: int, attempt: int) -> str:
-    """Where an attempt's log is, relative to the folder of logs; a thousand items share a folder."""
-    return f"{item_id // 1000}/{item_id}.{attempt}.log"
+    """Where an attempt's log is, relative to the folder of logs; a thousand items share one of the installation's."""
+    return f"{database_tag()}/{item_id // 1000}/{item_id}.{attempt}.log"
 
 
 def log_path_of(attempt: Attempt) -> Path | None:

@@ -14,7 +14,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, close_old
 from django.db.models.functions import Now
 
 from batch.models import Worker
-from contimg.products import is_gone, require_writable_roots, this_process
+from contimg.products import database_tag, is_gone, require_writable_roots, this_process
 from observations.models import MeasurementSet
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callabl
     Raises NotWritable and ProductsAway.
     """
     require_writable_roots(holds_products=MeasurementSet.objects.exists())
+    database_tag()  # known from now on, also while the database is away
     name = this_process()
     Worker.objects.filter(seen_at__lt=Now() - KEPT).delete()
     worker, _ = Worker.objects.update_or_create(

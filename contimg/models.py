@@ -1,6 +1,21 @@
-"""What every stored product has in common. Abstract: the tables are in the apps."""
+"""What every stored product has in common (abstract: the tables are in the apps), and which installation this is."""
+
+import uuid
 
 from django.db import models
+
+
+class Installation(models.Model):
+    """One row, made with the table: whose files these are, where several installations have a folder in common."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    key = models.UUIDField(default=uuid.uuid4)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="installation_only_one")]
+
+    def __str__(self) -> str:
+        return str(self.key)
 
 
 class Product(models.Model):

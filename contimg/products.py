@@ -24,12 +24,13 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 from django.conf import settings
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.db import DatabaseError
 
 from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 
@@ -162,10 +163,15 @@ def owner_of(folder: Path) -> str:
     return folder.name.split("-", 1)[1].rsplit("-", 1)[0]
 
 
+@cache
 def database_tag() -> str:
-    """Tells the work of one database from that of another on the same products root."""
-    described = connections[DEFAULT_DB_ALIAS].settings_dict
-    return digest(*(str(described[key]) for key in ("ENGINE", "HOST", "PORT", "NAME")))[:8]
+    """Tells the files of one installation from those of another in the same folder; all its processes have the same.
+
+    Read once in a process. An address does not do: two containers may each have a database of one path.
+    """
+    from contimg.models import Installation  # this module needs no apps
+
+    return Installation.objects.get().key.hex[:8]
 
 
 def note(folder: Path, relatives: Iterable[str]) -> None:

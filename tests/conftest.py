@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.core.cache import cache
 from rest_framework.test import APIClient
 
-from contimg.products import WORK_FOLDER
+from contimg.products import WORK_FOLDER, database_tag
 
 pytest_plugins = ["tests.science"]
 
@@ -18,6 +18,12 @@ def products_root(tmp_path: Path, settings) -> Path:
     settings.CONTIMG_PRODUCTS_ROOT = tmp_path / "products"
     (settings.CONTIMG_PRODUCTS_ROOT / WORK_FOLDER).mkdir(parents=True)
     return settings.CONTIMG_PRODUCTS_ROOT
+
+
+@pytest.fixture(autouse=True)
+def unknown_installation() -> None:
+    """The database of one test may be another than that of the last."""
+    database_tag.cache_clear()
 
 
 @pytest.fixture(autouse=True)

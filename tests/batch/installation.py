@@ -22,6 +22,7 @@ from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.db import connections
 
+from contimg.products import database_tag
 from tests.batch import misfortune, trivial
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -213,6 +214,7 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             stack.enter_context(django_db_blocker.unblock())
             stack.enter_context(_pointed_at(_described(url)))
             stack.callback(installation.kill_all)
+            database_tag.cache_clear()
             if "://" in engine:
                 call_command("migrate", verbosity=0)
             return installation

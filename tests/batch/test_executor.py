@@ -18,7 +18,7 @@ from batch.models import Attempt, Item, State
 from batch.services import cancel_batch, create_batch, retry_item
 from batch.sweeper import Sweeper
 from batch.transitions import LeaseLost
-from contimg.products import products_root, work_folders
+from contimg.products import database_tag, products_root, work_folders
 from observations.models import MeasurementSet, SubbandGroup
 from observations.services import index_subbands
 from tests.batch import trivial
@@ -339,7 +339,7 @@ def test_a_worker_that_can_start_no_process_hands_one_item_back_and_takes_none_b
 
 def test_a_log_that_cannot_be_written_costs_no_item_its_turn(executor, installation):
     items = asked(3)
-    folder = installation.folder / "logs" / f"{items[0].pk // 1000}"
+    folder = installation.folder / "logs" / database_tag() / f"{items[0].pk // 1000}"
     folder.mkdir(parents=True)
     (folder / f"{items[0].pk}.1.log").symlink_to("/dev/full")
     (folder / f"{items[1].pk}.1.log").mkdir()

@@ -7,13 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import connection
 
 from batch.services import create_batch
 from batch.sweeper import IMAGE_COLUMNS, Sweeper, products_of, remove_unnamed
 from batch.sweeper import sweep_files as sweep
 from batch.transitions import claim, wait_for_calibration
 from contimg.products import JOURNAL, WORK_FOLDER, database_tag, note, publish, this_process, workspace
+from tests.batch.installation import PROJECT
 from tests.batch.nights import dead_process
 from tests.factories import (
     CalibrationTableFactory,
@@ -23,6 +23,7 @@ from tests.factories import (
     SubbandGroupFactory,
 )
 
+pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.django_db
 
 
@@ -135,24 +136,26 @@ def test_a_journal_cannot_lead_out_of_the_products_root(products_root):
     assert outside.exists()
 
 
-def test_a_run_that_was_killed_leaves_nothing_behind(products_root):
+def test_a_run_that_was_killed_leaves_nothing_behind(install):
     """The real thing: a child killed between its rename and its commit, with a work folder open."""
-    ours = {key: str(connection.settings_dict[key]) for key in ("ENGINE", "HOST", "PORT", "NAME")}
-    program = f"""
+    installation = install("sqlite")
+    root = installation.folder / "products"
+    program = """
 import os, signal
-from django.conf import settings
-settings.configure(CONTIMG_PRODUCTS_ROOT={str(products_root)!r}, DATABASES={{"default": {ours!r}}})
+import django
+django.setup()
 from contimg.products import publish, workspace
 with workspace() as folder:
     (folder / "done.fits").write_text("x"); (folder / "half.fits").write_text("x")
     publish(folder / "done.fits", "images/done.fits")
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
-    assert len(list(products_root.rglob("*.fits"))) == 2
+    done = subprocess.run([sys.executable, "-c", program], check=False, env=installation.environment, cwd=PROJECT)
+    assert done.returncode == -9
+    assert len(list(root.rglob("*.fits"))) == 2
 
     assert len(sweep()) == 1
-    assert files(products_root) == set()
+    assert files(root) == set()
 
 
 def test_a_root_that_is_a_link_is_swept_too(products_root, tmp_path, settings):

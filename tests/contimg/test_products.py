@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
+from django.core.management import call_command
 from django.db import OperationalError
 
 from contimg.exceptions import DiskFull, MissingProduct, NotWritable, OutsideRoot, ProductsAway
 from contimg.products import (
     WORK_FOLDER,
+    database_tag,
     digest,
     inside,
     is_gone,
@@ -30,6 +32,9 @@ from contimg.products import (
     this_process,
     workspace,
 )
+from tests.contimg.test_commands import manage
+
+pytestmark = pytest.mark.django_db  # work folders are named after the installation
 
 
 # --- publishing ------------------------------------------------------------------------------------------------------
@@ -315,3 +320,38 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(settings, tmp_pa
     setattr(settings, setting, tmp_path / "file" / "x")
     with pytest.raises(NotWritable, match=rf"Not a directory.*{setting}"):
         require_writable_roots(holds_products=False)
+
+
+# --- installations ---------------------------------------------------------------------------------------------------
+def test_another_database_at_the_same_address_is_another_installation_in_every_process(tmp_path):
+    database, elsewhere = tmp_path / "contimg.sqlite3", tmp_path / "of_the_first.sqlite3"
+    address = {"DATABASE_URL": f"sqlite:///{database}"}
+
+    def tag() -> str:
+        code = "from contimg.products import database_tag; print(database_tag())"
+        asked = manage(tmp_path, "shell", "-v", "0", "-c", code, **address)
+        assert asked.returncode == 0, asked.stderr
+        return asked.stdout.strip()
+
+    manage(tmp_path, "migrate", "-v", "0", **address)
+    first = tag()
+    assert len(first) == 8
+    assert tag() == first
+    manage(tmp_path, "migrate", "-v", "0", **address)
+    assert tag() == first
+    database.rename(elsewhere)
+    manage(tmp_path, "migrate", "-v", "0", **address)
+    assert tag() != first
+    elsewhere.rename(database)
+    assert tag() == first
+    manage(tmp_path, "migrate", "contimg", "zero", "-v", "0", **address)
+    manage(tmp_path, "migrate", "-v", "0", **address)
+    assert tag() != first, "undone and done again"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_database_that_was_emptied_is_named_again():
+    before = database_tag()
+    call_command("flush", "--no-input", verbosity=0)
+    database_tag.cache_clear()
+    assert database_tag() != before
