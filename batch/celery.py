@@ -24,9 +24,20 @@ app.conf.update(
     broker_heartbeat=0,  # a worker that runs an item does not answer its broker for minutes
     broker_transport_options={"max_retries": 1, "interval_start": 0, "socket_timeout": 5},
     task_publish_retry=False,  # a doorbell that cannot be delivered is rung again by the sweeper
-    task_default_queue=settings.CONTIMG_QUEUE,
     enable_utc=True,
 )
+
+
+def queue_of(stage: str) -> str:
+    """Named after the installation, since others may have the same broker."""
+    return f"{settings.CONTIMG_QUEUE}.{stage}"
+
+
+def n_waiting(stage: str) -> int:
+    """How many doorbells of a stage nobody has answered yet. Raises kombu's OperationalError."""
+    with app.pool.acquire(block=True) as connection:
+        queue = app.amqp.queues[queue_of(stage)](connection.default_channel)
+        return connection.ensure(queue, queue.queue_declare, max_retries=1)().message_count
 
 
 @app.task(name="contimg.run_task")

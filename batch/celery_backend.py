@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.utils import timezone
 from django_tasks.backends.base import BaseTaskBackend
 from django_tasks.base import Task, TaskResult, TaskResultStatus
@@ -14,11 +13,11 @@ class CeleryBackend(BaseTaskBackend):
     """The task API over Celery: the message is the path of a task. Results are not kept."""
 
     def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
-        from batch.celery import run_task
+        from batch.celery import queue_of, run_task
 
         self.validate_task(task)
         message = (task.module_path, list(args), dict(kwargs))
-        sent = run_task.apply_async(message, expires=settings.CONTIMG_LEASE_S)
+        sent = run_task.apply_async(message, queue=queue_of(task.queue_name))
         return TaskResult(
             task=task,
             id=sent.id,

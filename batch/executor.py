@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -72,6 +72,7 @@ class Executor:
     batch: Batch | None = None  # only its items
     stop_at: float | None = None  # by the monotonic clock: until then the running item may finish
     logs_endings: bool = False  # a line for each item, in the log of a service
+    meanwhile: Callable[[], object] = lambda: None  # when an item begins, and each second until it ends
     _child: _Child | None = None
     _worker: str = field(default_factory=this_process)
     _rests_until: float = 0.0
@@ -223,6 +224,7 @@ class Executor:
         limit_s = time_limit_s if child.has_started else max(time_limit_s, START_LIMIT_S)
         progress = 0.0
         while True:
+            self.meanwhile()
             waits_from = time.monotonic()
             for event in child.events(LOOK_EVERY_S):
                 if event["event"] == "ended":

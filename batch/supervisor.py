@@ -15,8 +15,8 @@ from django.conf import settings
 from django_tasks_db.models import DBTaskResult
 
 from batch import couriers
-from batch.models import Item
 from batch.presence import present, unless_away
+from batch.stages import stages as stages_there_are
 from batch.sweeper import Sweeper
 from contimg.products import this_process
 
@@ -62,8 +62,7 @@ class Supervisor:
 
     def _sweep(self) -> None:
         self._sweeper.sweep()
-        if Item.objects.claimable().exists():
-            couriers.ring()
+        couriers.ring()
         _forget_doorbells()
 
     def _keep_alive(self) -> None:
@@ -81,7 +80,7 @@ class Supervisor:
 
     def _start(self) -> subprocess.Popen:
         return subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, *_command()],
+            [sys.executable, *_command(self.stages)],
             cwd=settings.BASE_DIR,
             env={**os.environ, "CONTIMG_WORKER_STAGES": ",".join(self.stages), **self._threads()},
             preexec_fn=_end_with_parent,
@@ -109,10 +108,15 @@ class Supervisor:
                 process.wait()
 
 
-def _command() -> list[str]:
+def _command(stages: tuple[str, ...]) -> list[str]:
+    """It listens for the doorbells of these stages, or of all: also one that an older contimg left in its queue."""
     if settings.CONTIMG_COURIER == "database":
-        return ["manage.py", "db_worker", "--no-startup-delay", "--no-reload", "-v", "0"]
-    options = ["--pool", "solo", "--without-gossip", "--without-mingle"]
+        queues = ",".join(stages) or "*"
+        return ["manage.py", "db_worker", "--no-startup-delay", "--no-reload", "-v", "0", "--queue-name", queues]
+    from batch.celery import queue_of  # Celery is installed where it is the courier
+
+    queues = ",".join(queue_of(stage) for stage in stages or stages_there_are())
+    options = ["--pool", "solo", "--without-gossip", "--without-mingle", "-Q", queues]
     name = f"{os.getpid()}-{time.monotonic_ns()}@%h"
     return ["-m", "celery", "--quiet", "-A", "batch.celery", "worker", *options, "-n", name]
 

@@ -339,7 +339,9 @@ CONTIMG_COURIER = env.str("CONTIMG_COURIER", default="database")
 CONTIMG_BROKER_URL = env.str("CONTIMG_BROKER_URL", default="amqp://guest:guest@127.0.0.1:5672//")
 CONTIMG_QUEUE = env.str("CONTIMG_QUEUE", default="contimg")
 COURIERS = {"database": "django_tasks_db.DatabaseBackend", "celery": "batch.celery_backend.CeleryBackend"}
-TASKS = {"default": {"BACKEND": COURIERS.get(CONTIMG_COURIER, COURIERS["database"]), "QUEUES": ["default"]}}
+TASKS = {  # without a list of queues any is allowed: each stage has one, and an installation may have its own stages
+    "default": {"BACKEND": COURIERS.get(CONTIMG_COURIER, COURIERS["database"]), "QUEUES": []},
+}
 
 # Names in the environment that look like settings and are none; contimg.checks says which may have been meant.
 SETTING_NAMES = frozenset(env.names)

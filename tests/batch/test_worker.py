@@ -12,7 +12,7 @@ import psutil
 import pytest
 from django.core.management import CommandError, call_command
 
-from batch.models import Item, Pause, Worker
+from batch.models import Attempt, Batch, Item, Pause, Worker
 from batch.services import cancel_batch, create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
@@ -123,6 +123,55 @@ def test_cancelled_under_a_worker_its_processes_are_gone_within_five_seconds(cou
     until(lambda: not any(p.is_running() for p in (child, *started)), within_s=5)
     until(lambda: ended(batch))
     assert batch.state == "cancelled"
+
+
+# --- doorbells --------------------------------------------------------------------------------------------------------
+@pytest.fixture(params=COURIERS)
+def seldom_swept(request, install):
+    """An installation in which only doorbells wake a worker in time."""
+    return of_courier(request.param, install, CONTIMG_LEASE_S=200, CONTIMG_SWEEP_S=100, CONTIMG_DRAIN_S=8)
+
+
+def asked_elsewhere(installation, n: int = 1, stage: str = "convert", how: str = "sleep 0") -> Batch:
+    """By a process that rings at the installation's own broker."""
+    tiles = [SubbandGroupFactory(size_bytes=0) for _ in range(n)]
+    for tile in tiles:
+        behave(tile, how)
+    subjects = [f"--subject=subband_group:{tile.pk}" for tile in tiles]
+    assert installation.start("batch", "create", stage, *subjects, log="asked").wait(60) == 0
+    return Batch.objects.latest("id")
+
+
+def test_no_doorbell_is_swallowed_by_workers_of_other_stages(seldom_swept):
+    seldom_swept.start("worker", "--processes", "2", "--stages", "image,photometry")
+    seldom_swept.start("worker", "--stages", "convert")
+    for within_s in (90, 30, 30, 30, 30, 30):  # the first waits for their start
+        batch = asked_elsewhere(seldom_swept)
+        until(lambda batch=batch: ended(batch), within_s=within_s)
+        assert batch.state == "done"
+
+
+def test_who_may_not_do_what_follows_wakes_one_who_may(seldom_swept):
+    seldom_swept.start("worker", "--stages", "convert,apply,assess")
+    seldom_swept.start("worker", "--stages", "calibrate,image,photometry")
+    batch = asked_elsewhere(seldom_swept, stage="process")
+    until(lambda: ended(batch), within_s=90)
+    assert batch.state == "done"
+
+
+def test_idle_processes_begin_long_items_at_nearly_the_same_time(seldom_swept):
+    seldom_swept.start("worker", "--processes", "3")
+    until(lambda: len(workers_of(asked_elsewhere(seldom_swept, 6, how="sleep 1"))) == 3, within_s=120)
+    batch = asked_elsewhere(seldom_swept, 3, how="sleep 6")
+    assert len(workers_of(batch)) == 3
+    began = batch.items.order_by("started_at").values_list("started_at", flat=True)
+    assert (began[2] - began[0]).total_seconds() < 4, "each of the two others looks once a second"
+
+
+def workers_of(batch: Batch) -> set[str]:
+    """Those who have run it."""
+    until(lambda: ended(batch), within_s=60)
+    return set(Attempt.objects.filter(item__batch=batch).values_list("worker", flat=True))
 
 
 # --- the other commands ----------------------------------------------------------------------------------------------
