@@ -15,7 +15,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from batch.logs import read_log
-from batch.models import Attempt, Batch, Item, Pause, Worker
+from batch.models import OUTPUT_COLUMNS, Attempt, Batch, Item, Output, Pause, Worker
 from batch.services import (
     MAX_PRIORITY,
     cancel_batch,
@@ -175,3 +175,10 @@ class WorkerAdmin(FactsAdmin):
     list_display = ["name", "host", "pid", "n_processes", "stages", "started_at", "seen_at", "stopped_at"]
     list_filter = ["host"]
     search_fields = ["=name", "=host"]
+
+
+@admin.register(Output)
+class OutputAdmin(FactsAdmin):
+    list_display = ["id", link("attempt"), *OUTPUT_COLUMNS]
+    list_select_related = ["attempt", *OUTPUT_COLUMNS]
+    search_fields = ["image__name", "measurement_set__name"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -11,8 +12,11 @@ from django.db import models
 from django.db.models import Case, F, Q, Value, When
 
 from batch.querysets import AttemptQuerySet, BatchQuerySet, ItemQuerySet, WorkerQuerySet
+from calibration.models import CalibrationTable, FlagTable
 from images.models import Image
 from observations.models import Epoch, MeasurementSet, SubbandGroup
+from qa.models import Assessment
+from sources.models import Catalogue
 
 
 class State(models.TextChoices):
@@ -51,6 +55,7 @@ class StageName(models.TextChoices):
     ASSESS = "assess"
     PHOTOMETRY = "photometry"
     MOSAIC = "mosaic"
+    STATISTICS = "statistics"
 
 
 _N_OPEN = F("n_waiting") + F("n_ready") + F("n_running")
@@ -136,8 +141,11 @@ class Batch(models.Model):
 SUBJECT_COLUMNS = {"subband_group": "group", "measurement_set": "measurement_set", "image": "image", "epoch": "epoch"}
 
 
-def _only(column: str) -> Q:
-    return Q(**{f"{other}__isnull": other != column for other in SUBJECT_COLUMNS.values()})
+OUTPUT_COLUMNS = ("measurement_set", "flag_table", "calibration_table", "image", "assessment", "catalogue")
+
+
+def _only(column: str, columns: Iterable[str]) -> Q:
+    return Q(**{f"{other}__isnull": other != column for other in columns})
 
 
 class Item(models.Model):
@@ -200,7 +208,7 @@ class Item(models.Model):
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(
-                condition=reduce(or_, (_only(column) for column in SUBJECT_COLUMNS.values())),
+                condition=reduce(or_, (_only(column, SUBJECT_COLUMNS.values()) for column in SUBJECT_COLUMNS.values())),
                 name="item_exactly_one_subject",
             ),
             models.UniqueConstraint(
@@ -299,6 +307,34 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of item {self.item_id}"
+
+
+class Output(models.Model):
+    """That an attempt made a product; written in the transaction that records both."""
+
+    attempt = models.ForeignKey(Attempt, on_delete=models.CASCADE, related_name="made")
+    measurement_set = models.ForeignKey(
+        MeasurementSet, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by"
+    )
+    flag_table = models.ForeignKey(FlagTable, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by")
+    calibration_table = models.ForeignKey(
+        CalibrationTable, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by"
+    )
+    image = models.ForeignKey(Image, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by")
+    assessment = models.ForeignKey(Assessment, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by")
+    catalogue = models.ForeignKey(Catalogue, null=True, blank=True, on_delete=models.CASCADE, related_name="made_by")
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=reduce(or_, (_only(column, OUTPUT_COLUMNS) for column in OUTPUT_COLUMNS)),
+                name="output_exactly_one_product",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"output of attempt {self.attempt_id}"
 
 
 class Pause(models.Model):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
+from calibration.models import AntennaFlag, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.admin import FactsAdmin, grade_badge, link, links, number
 
 
@@ -59,3 +59,11 @@ class AppliedTableAdmin(FactsAdmin):
     list_display = ["id", link("table"), link("measurement_set")]
     list_select_related = ["table", "measurement_set"]
     search_fields = ["table__set_name", "measurement_set__name"]
+
+
+@admin.register(AntennaFlag)
+class AntennaFlagAdmin(FactsAdmin):
+    list_display = ["__str__", "ended_at", "reason", "created_by", "withdrawn_at"]
+    list_filter = ["antenna"]
+    list_select_related = ["created_by"]
+    search_fields = ["antenna", "reason"]

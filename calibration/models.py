@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 
-from calibration.querysets import CalibrationTableQuerySet, CalibratorQuerySet
-from contimg.models import Grade, Product
+from calibration.querysets import AntennaFlagQuerySet, CalibrationTableQuerySet, CalibratorQuerySet
+from contimg.models import Grade, GradeSource, Product
 from observations.models import MeasurementSet
 
 
@@ -84,6 +85,7 @@ class CalibrationTable(Product):
     version = models.CharField(max_length=50)
     metrics = models.JSONField(default=dict)
     grade = models.CharField(max_length=10, choices=Grade.choices, default=Grade.UNKNOWN)
+    grade_source = models.CharField(max_length=10, choices=GradeSource.choices, default=GradeSource.POLICY)
     is_retired = models.BooleanField(default=False)
 
     objects = CalibrationTableQuerySet.as_manager()
@@ -117,3 +119,42 @@ class AppliedTable(models.Model):
 
     def __str__(self) -> str:
         return f"table {self.table_id} on {self.measurement_set_id}"
+
+
+class AntennaFlag(models.Model):
+    """What staff know to be bad: the data of an antenna, or of all, from a time until another.
+
+    The next flagging of a tile that it overlaps uses it. It is withdrawn, never deleted: tiles were flagged by it.
+    """
+
+    antenna = models.CharField(max_length=20, blank=True, help_text="Its name; empty for all antennas.")
+    started_at = models.DateTimeField(help_text="UTC, inclusive.")
+    ended_at = models.DateTimeField(null=True, blank=True, help_text="UTC, exclusive; empty: until withdrawn.")
+    reason = models.CharField(max_length=300)
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="antenna_flags"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    withdrawn_at = models.DateTimeField(null=True, blank=True)
+    withdrawn_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="withdrawn_antenna_flags",
+    )
+
+    objects = AntennaFlagQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-started_at", "-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(ended_at__isnull=True) | Q(ended_at__gt=F("started_at")), name="antenna_flag_interval"
+            ),
+            models.CheckConstraint(condition=~Q(reason=""), name="antenna_flag_has_a_reason"),
+        ]
+        indexes = [models.Index(fields=["started_at", "id"], name="antenna_flag_started")]
+
+    def __str__(self) -> str:
+        return f"{self.antenna or 'all antennas'} from {self.started_at:%Y-%m-%d %H:%M}"

@@ -7,6 +7,7 @@ from typing import Self
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 
 from contimg.querysets import current_assessments
 from contimg.sky import PositionQuerySet, separation_expression
@@ -51,3 +52,11 @@ class CalibrationTableQuerySet(models.QuerySet):
         return self.select_related("source_measurement_set", "calibrator").prefetch_related(
             current_assessments(self.model)
         )
+
+
+class AntennaFlagQuerySet(models.QuerySet):
+    def in_use(self) -> Self:
+        return self.filter(withdrawn_at=None)
+
+    def overlapping(self, *, started_at: datetime, ended_at: datetime) -> Self:
+        return self.filter(Q(ended_at__gt=started_at) | Q(ended_at=None), started_at__lt=ended_at)

@@ -32,6 +32,7 @@ class Product(models.Model):
     recipe = models.CharField(max_length=64, help_text="Digest of inputs, parameters and engine.")
     parameters = models.JSONField(default=dict)
     versions = models.JSONField(default=dict, help_text="Engine and library versions that made it.")
+    is_suspect = models.BooleanField(default=False, help_text="It, or something it was made from, is quarantined.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -44,3 +45,10 @@ class Grade(models.TextChoices):
     MARGINAL = "marginal"
     POOR = "poor"
     UNKNOWN = "unknown"
+
+
+class GradeSource(models.TextChoices):
+    """Whose verdict a grade is: a reviewer's comes before the policy's."""
+
+    POLICY = "policy"
+    REVIEW = "review"

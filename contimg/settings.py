@@ -128,6 +128,7 @@ INSTALLED_APPS = [
     "images",
     "sources",
     "qa",
+    "provenance",
     "batch",
 ]
 

@@ -9,7 +9,7 @@ from contimg.api.filters import (
     CoversFilter,
     ListFilter,
 )
-from contimg.models import Grade
+from contimg.models import Grade, GradeSource
 from images.models import Image
 from observations.models import Epoch
 
@@ -17,7 +17,7 @@ from observations.models import Epoch
 class ImageFilter(CoversFilter):
     kind = ChoicesFilter(choices=Image.Kind)
     grade = ChoicesFilter(choices=Grade)
-    grade_source = ChoicesFilter(choices=Image.GradeSource)
+    grade_source = ChoicesFilter(choices=GradeSource)
 
     class Meta:
         model = Image

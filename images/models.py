@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import ExpressionWrapper, F, Q
 from django.db.models.functions import NullIf
 
-from contimg.models import Grade
+from contimg.models import Grade, GradeSource
 from images.querysets import ImageQuerySet
 from observations.models import DataRoot, Epoch, MeasurementSet
 
@@ -25,10 +25,6 @@ class Image(models.Model):
         TILE = "tile"
         MOSAIC = "mosaic"
         EXTERNAL = "external"
-
-    class GradeSource(models.TextChoices):
-        POLICY = "policy"
-        REVIEW = "review"
 
     kind = models.CharField(max_length=10, choices=Kind.choices)
     name = models.CharField(max_length=200)
@@ -57,6 +53,9 @@ class Image(models.Model):
     epoch = models.DateTimeField(null=True, blank=True, help_text="The UTC hour that it belongs to.")
     ra_deg = models.FloatField(help_text="ICRS, image centre.")
     dec_deg = models.FloatField(help_text="ICRS, image centre.")
+    pointing_dec_deg = models.FloatField(
+        null=True, help_text="Apparent declination of the pointing (the dec strip); null for external images."
+    )
     healpix = models.BigIntegerField()
     radius_deg = models.FloatField(help_text="From the centre to the farthest corner.")
     frequency_hz = models.FloatField(null=True)
@@ -84,9 +83,20 @@ class Image(models.Model):
     metrics = models.JSONField(default=dict, help_text="What the imager measured beyond the columns.")
     grade = models.CharField(max_length=10, choices=Grade.choices, default=Grade.UNKNOWN)
     grade_source = models.CharField(max_length=10, choices=GradeSource.choices, default=GradeSource.POLICY)
-    is_suspect = models.BooleanField(default=False)
-    is_lenient = models.BooleanField(default=False, help_text="Made with tables that failed their gate, on request.")
+    is_suspect = models.BooleanField(default=False, help_text="It, or something it was made from, is quarantined.")
+    is_epoch_rejected = models.BooleanField(default=False, help_text="A tile whose epoch did not pass its gates.")
+    is_lenient = models.BooleanField(default=False, help_text="Made with what failed its gate, on request.")
     is_current = models.BooleanField(default=True, help_text="The newest version of this tile or mosaic.")
+    is_accepted = models.GeneratedField(
+        expression=ExpressionWrapper(
+            Q(is_current=True, is_suspect=False, is_epoch_rejected=False) & ~Q(grade=Grade.POOR),
+            output_field=models.BooleanField(),
+        ),
+        output_field=models.BooleanField(),
+        db_persist=True,
+        help_text="What is measured in it counts in light curves and statistics.",
+    )
+    n_measurements = models.PositiveIntegerField(default=0, help_text="Fluxes measured in it, fitted and forced.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = ImageQuerySet.as_manager()
@@ -123,6 +133,7 @@ class Image(models.Model):
             models.Index(fields=["dynamic_range", "id"], name="image_dynamic_range"),
             models.Index(fields=["name", "id"], name="image_name"),
             models.Index(fields=["created_at", "id"], name="image_created"),
+            models.Index(fields=["kind", "pointing_dec_deg", "observed_at"], name="image_strip"),
         ]
 
     def __str__(self) -> str:

@@ -110,6 +110,8 @@ def _fault(tile: EpochTile, failures: Mapping[int, str]) -> LeftOut | None:
         return LeftOut(name, "no_image", f"no image: {why}" if why else "no image yet")
     if tile.image.grade == Grade.POOR:
         return LeftOut(name, "poor", "graded poor")
+    if tile.image.is_suspect:
+        return LeftOut(name, "suspect", "quarantined, or made from what is")
     if tile.image.grade == Grade.UNKNOWN:
         return LeftOut(name, "not_judged", "not judged")
     return None
@@ -174,6 +176,7 @@ def record_mosaic(*, epoch: Epoch, made: MadeMosaic) -> Image:
             "engine": ENGINE,
             "versions": mosaic.versions(),
             "epoch": epoch.started_at,
+            "pointing_dec_deg": epoch.dec_deg,
             **_middle(used),
             "bandwidth_hz": max((image.bandwidth_hz for image in used if image.bandwidth_hz is not None), default=None),
             "rms_jy_per_beam": result.rms_jy_per_beam,

@@ -84,11 +84,14 @@ class ImageDetailSerializer(ImageSerializer):
 
 class EpochSerializer(FactsSerializer):
     mosaic = serializers.IntegerField(allow_null=True, help_text="The current one; null before the first.")
-    grade = serializers.ChoiceField(Grade.choices, allow_null=True, help_text="Of the mosaic.")
+    grade = serializers.ChoiceField(Grade.choices, help_text="Of its gates; poor: it did not pass.")
 
     class Meta:
         model = Epoch
-        fields = ["id", "name", "started_at", "dec_deg", "tiles_from", "tiles_until", "mosaic", "grade", "created_at"]
+        fields = [
+            "id", "name", "started_at", "dec_deg", "tiles_from", "tiles_until", "mosaic", "grade", "is_lenient",
+            "created_at",
+        ]  # fmt: skip
 
 
 class EpochTileSerializer(serializers.Serializer):

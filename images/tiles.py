@@ -158,6 +158,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
             "observed_at": measurement_set.observed_at,
             "mjd": measurement_set.mjd,
             "epoch": measurement_set.observed_at.replace(minute=0, second=0, microsecond=0),
+            "pointing_dec_deg": measurement_set.pointing_dec_deg,
             "ra_deg": corrected.ra_deg,
             "dec_deg": corrected.dec_deg,
             "healpix": healpix_index(corrected.ra_deg, corrected.dec_deg),

@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import ExpressionWrapper, Q
 from django.utils import timezone
 
-from contimg.models import Product
+from contimg.models import Grade, Product
 from observations.querysets import EpochQuerySet, MeasurementSetQuerySet, SubbandFileQuerySet, SubbandGroupQuerySet
 
 N_SUBBANDS = 16
@@ -56,6 +56,7 @@ class SubbandGroup(models.Model):
     files_changed_at = models.DateTimeField(
         default=timezone.now, help_text="When indexing last found files that had come, gone or changed."
     )
+    is_suspect = models.BooleanField(default=False, help_text="It is quarantined.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = SubbandGroupQuerySet.as_manager()
@@ -100,6 +101,10 @@ class Epoch(models.Model):
     tiles_from = models.DateTimeField()
     tiles_until = models.DateTimeField()
     dec_deg = models.FloatField(help_text="Apparent declination of the pointing (the dec strip).")
+    grade = models.CharField(
+        max_length=10, choices=Grade.choices, default=Grade.UNKNOWN, help_text="Of its gates; poor: it did not pass."
+    )
+    is_lenient = models.BooleanField(default=False, help_text="It did not pass, and its tiles count on request.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     objects = EpochQuerySet.as_manager()
@@ -107,6 +112,7 @@ class Epoch(models.Model):
     class Meta:
         ordering = ["-started_at", "-id"]
         constraints = [models.UniqueConstraint(fields=["started_at", "dec_deg"], name="epoch_once_per_strip")]
+        indexes = [models.Index(fields=["grade", "started_at", "id"], name="epoch_grade_started")]
 
     def __str__(self) -> str:
         return self.name

@@ -92,9 +92,9 @@ class SubbandGroupQuerySet(PositionQuerySet):
 
 class EpochQuerySet(models.QuerySet):
     def with_mosaic(self) -> Self:
-        """Annotates `mosaic`, the id of the current one (a constraint says there is one at most), and its `grade`."""
+        """Annotates `mosaic`, the id of the current one (a constraint says there is one at most)."""
         current = FilteredRelation("mosaics", condition=Q(mosaics__is_current=True))
-        return self.annotate(current=current, mosaic=F("current__id"), grade=F("current__grade"))
+        return self.annotate(current=current, mosaic=F("current__id"))
 
     def of_tile(self, *, observed_at: datetime, dec_deg: float) -> Self:
         """Those whose tile set has a tile observed then on this strip: one, and two near the full hour."""

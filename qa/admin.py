@@ -5,7 +5,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from contimg.admin import FactsAdmin, FactsInline, change_url, grade_badge, link, links
-from qa.models import Assessment, Finding, Policy, Rule
+from qa.models import Alert, Assessment, Finding, Policy, Review, Rule
 
 
 @admin.display(description="outcome", ordering="outcome")
@@ -44,13 +44,13 @@ class FindingInline(FactsInline):
 class AssessmentAdmin(FactsAdmin):
     list_display = ["id", "subject", grade_badge, link("policy"), "is_current", "created_at"]
     list_filter = ["grade", "is_current", "policy"]
-    list_select_related = ["policy", "image", "calibration_table"]
+    list_select_related = ["policy", "image", "calibration_table", "epoch"]
     search_fields = ["image__name", "calibration_table__set_name"]
     inlines = [FindingInline]
 
     @admin.display(description="subject")
     def subject(self, assessment: Assessment) -> SafeString:
-        row = assessment.image or assessment.calibration_table
+        row = assessment.image or assessment.calibration_table or assessment.epoch
         return format_html('<a href="{}">{}</a>', change_url(row), row)
 
 
@@ -60,3 +60,25 @@ class FindingAdmin(FactsAdmin):
     list_filter = ["outcome", "rule"]
     list_select_related = ["assessment"]
     search_fields = ["rule", "metric"]
+
+
+@admin.register(Review)
+class ReviewAdmin(FactsAdmin):
+    list_display = ["id", "subject", "verdict", "tags", "reviewer", "is_current", "created_at"]
+    list_filter = ["verdict", "is_current", "reviewer"]
+    list_select_related = ["reviewer", "image", "calibration_table"]
+    search_fields = ["comment", "image__name", "calibration_table__set_name"]
+
+    @admin.display(description="subject")
+    def subject(self, review: Review) -> SafeString:
+        row = review.image or review.calibration_table
+        return format_html('<a href="{}">{}</a>', change_url(row), row)
+
+
+@admin.register(Alert)
+class AlertAdmin(FactsAdmin):
+    list_display = [
+        "__str__", "pointing_dec_deg", "antenna", "value", "expected", "acknowledged_at", "silenced_until"
+    ]  # fmt: skip
+    list_filter = ["series", "kind", "acknowledged_at"]
+    search_fields = ["series", "antenna", "note"]

@@ -31,3 +31,16 @@ class AssessmentQuerySet(models.QuerySet):
         """Verdicts in which this rule warned or failed."""
         findings = related(self.model, "findings")
         return self.filter(Exists(findings.filter(assessment=OuterRef("pk"), rule=rule, outcome__in=("warn", "fail"))))
+
+
+class ReviewQuerySet(models.QuerySet):
+    def current(self) -> Self:
+        return self.filter(is_current=True)
+
+    def with_links(self) -> Self:
+        return self.select_related("reviewer", "image", "calibration_table")
+
+
+class AlertQuerySet(models.QuerySet):
+    def open(self) -> Self:
+        return self.filter(acknowledged_at=None)

@@ -39,9 +39,9 @@ def active_policy() -> Policy:
 @transaction.atomic
 def assess_image(*, image: Image) -> Assessment:
     """Judge an image by the active policy; its grade, and the statistics of its sources, follow in the transaction."""
-    counted = image.grade != Grade.POOR
+    was_poor = image.grade == Grade.POOR
     assessment = _record(Assessment(image=image), image, SubjectKind.IMAGE, measured_of_image(image))
-    if counted != (image.grade != Grade.POOR):
+    if was_poor != (image.grade == Grade.POOR):
         refresh_statistics(images=[image])
     return assessment
 

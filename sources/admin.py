@@ -6,7 +6,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from contimg.admin import FactsAdmin, link, links, number
-from sources.models import Catalogue, Measurement, ReferenceCatalogue, ReferenceSource, Source
+from sources.models import Catalogue, Comparison, Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 
 @admin.register(Source)
@@ -84,3 +84,11 @@ class ReferenceSourceAdmin(FactsAdmin):
     list_filter = ["catalogue"]
     list_select_related = ["catalogue"]
     search_fields = ["designation"]
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(FactsAdmin):
+    list_display = ["id", link("image"), link("catalogue"), "n_matched", "flux_ratio", "completeness", "created_at"]
+    list_filter = ["catalogue"]
+    list_select_related = ["image", "catalogue"]
+    search_fields = ["image__name"]

@@ -31,6 +31,9 @@ class Source(models.Model):
     v = models.FloatField(null=True)
     is_variable = models.BooleanField(default=False)
     statistics_reason = models.CharField(max_length=200, blank=True)
+    is_stale = models.BooleanField(
+        default=False, help_text="What it was measured in became suspect, or is no longer: statistics are to come."
+    )
     first_seen_at = models.DateTimeField(null=True)
     last_seen_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -46,6 +49,7 @@ class Source(models.Model):
             models.Index(fields=["v", "id"], name="source_v"),
             models.Index(fields=["flux_mean_jy", "id"], name="source_flux_mean"),
             models.Index(fields=["last_seen_at", "id"], name="source_last_seen"),
+            models.Index(fields=["id"], condition=Q(is_stale=True), name="source_stale"),
         ]
 
     def __str__(self) -> str:
@@ -119,6 +123,42 @@ class Catalogue(models.Model):
 
     def __str__(self) -> str:
         return f"catalogue of {self.image_id}"
+
+
+class Comparison(models.Model):
+    """An image held against a reference catalogue: the flux scale, positions and completeness.
+
+    Fluxes are forced at the catalogue's places, so that what is not seen counts too. A ratio is ours over the
+    catalogue's at our frequency. Null, with `reason`, is what could not be said.
+    """
+
+    image = models.OneToOneField(Image, on_delete=models.CASCADE, related_name="comparison")
+    catalogue = models.ForeignKey(
+        "ReferenceCatalogue", null=True, blank=True, on_delete=models.SET_NULL, related_name="comparisons"
+    )
+    recipe = models.CharField(max_length=64, help_text="Digest of the image, the catalogue's file and the parameters.")
+    parameters = models.JSONField(default=dict, help_text="Limits, and the spectral index assumed.")
+    n_expected = models.PositiveIntegerField(help_text="Sources of the catalogue that the image should show.")
+    n_matched = models.PositiveIntegerField(help_text="Of those, sources with a flux ratio.")
+    flux_ratio = models.FloatField(null=True, help_text="Median.")
+    flux_ratio_scatter = models.FloatField(null=True, help_text="1.4826 x MAD.")
+    flux_ratio_gradient_per_deg = models.FloatField(null=True, help_text="Of the ratio across the image, its length.")
+    flux_ratio_gradient_sigma = models.FloatField(null=True, help_text="Its length over its error.")
+    ra_offset_arcsec = models.FloatField(null=True, help_text="Median of ours minus the catalogue's, on the sky.")
+    dec_offset_arcsec = models.FloatField(null=True, help_text="Median of ours minus the catalogue's.")
+    completeness = models.FloatField(null=True, help_text="Share of the expected sources seen above 5 sigma.")
+    completeness_by_flux = models.JSONField(default=list, help_text="[from_jy, to_jy, n expected, n seen] by flux.")
+    matches = models.JSONField(
+        default=list, help_text="[row, ra_deg, dec_deg, expected_jy, flux_jy, flux_err_jy] of each expected source."
+    )
+    reason = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"comparison of {self.image_id}"
 
 
 class ReferenceCatalogue(models.Model):

@@ -30,15 +30,15 @@ class MeasurementQuerySet(PositionQuerySet):
         return self.filter(is_forced=False)
 
     def accepted(self) -> Self:
-        """In current images that quality assessment did not reject."""
-        return self.filter(image__is_current=True).exclude(image__grade="poor")
+        """In current images that nothing rejected: no verdict on them or their epoch, and no quarantine."""
+        return self.filter(image__is_accepted=True)
 
     def of_tiles(self) -> Self:
         """Of current tiles: a mosaic holds the same photons again, and an external image another flux scale."""
         return self.filter(image__is_current=True, image__kind="tile")
 
     def counted(self) -> Self:
-        """What statistics may use: forced fluxes of current tiles that quality assessment did not reject."""
+        """What statistics may use: forced fluxes of current tiles that nothing rejected."""
         return self.forced().of_tiles().accepted()
 
     def with_links(self) -> Self:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, F, Max, Min, Q
+from django.db.models import Count, F, Max, Min, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
 from contimg.models import Grade
@@ -135,8 +136,8 @@ def measure_image(*, image: Image) -> MeasuredImage:
 
 
 def _may_add_sources(image: Image) -> bool:
-    """A poor image's artefacts are not sources, and an image from elsewhere is not of our choosing."""
-    return image.grade != Grade.POOR and image.kind != Image.Kind.EXTERNAL
+    """A poor or suspect image's artefacts are not sources, and an image from elsewhere is not of our choosing."""
+    return image.grade != Grade.POOR and not image.is_suspect and image.kind != Image.Kind.EXTERNAL
 
 
 def _sources_around(image: Image) -> SourceQuerySet:
@@ -325,7 +326,8 @@ def record_catalogue(*, image: Image, measured: MeasuredImage) -> Catalogue:
     Catalogue.objects.filter(image=image).delete()
     Source.objects.bulk_create(measured.new_sources)
     Measurement.objects.bulk_create([*measured.fitted, *measured.forced, *measured.forced_elsewhere])
-    _delete_never_seen(before)
+    others = {row.image_id for row in measured.forced_elsewhere}
+    _count_measurements({image.pk} | others | _delete_never_seen(before))
     catalogue = Catalogue.objects.create(
         image=image,
         recipe=measured.recipe,
@@ -346,10 +348,18 @@ def refresh_statistics(*, images: Iterable[Image]) -> None:
     _refresh(Q(measurements__image__in=list(images)))
 
 
-def _delete_never_seen(candidates: set[int]) -> None:
-    """Sources whose only detection was in what has just been replaced."""
+def _delete_never_seen(candidates: set[int]) -> set[int]:
+    """Sources whose only detection was in what has just been replaced; the images that lose a flux by it."""
     seen = Measurement.objects.fitted().values("source")
-    Source.objects.filter(pk__in=candidates).exclude(pk__in=seen).delete()
+    gone = Source.objects.filter(pk__in=candidates).exclude(pk__in=seen)
+    images = set(Measurement.objects.filter(source__in=gone.values("pk")).values_list("image_id", flat=True).distinct())
+    gone.delete()
+    return images
+
+
+def _count_measurements(images: set[int]) -> None:
+    counted = Measurement.objects.filter(image=OuterRef("pk")).order_by().values("image").annotate(n=Count("pk"))
+    Image.objects.filter(pk__in=images).update(n_measurements=Coalesce(Subquery(counted.values("n")), 0))
 
 
 def _one_at_a_time() -> None:
@@ -454,7 +464,7 @@ def light_curve(*, source: Source) -> dict[str, Any]:
     rows = list(source.measurements.of_tiles().with_links().order_by("observed_at", "id"))
     detected = {row.image_id for row in rows if not row.is_forced}
     forced = [row for row in rows if row.is_forced]
-    counted = [row for row in forced if row.image.grade != Grade.POOR]
+    counted = [row for row in forced if row.image.is_accepted]
     computed = statistics([row.flux_jy for row in counted], [row.flux_err_jy for row in counted])
     return {
         "source": source.pk,
@@ -472,7 +482,7 @@ def light_curve(*, source: Source) -> dict[str, Any]:
 
 
 def _point(row: Measurement, is_detected: bool) -> dict[str, Any]:
-    status = "rejected" if row.image.grade == Grade.POOR else "detected" if is_detected else "forced"
+    status = "rejected" if not row.image.is_accepted else "detected" if is_detected else "forced"
     return {
         "observed_at": row.observed_at,
         "mjd": row.mjd,

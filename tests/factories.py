@@ -11,15 +11,16 @@ from django.utils import timezone
 from factory.django import DjangoModelFactory
 
 from access.models import AuditEntry, Token
-from batch.models import Attempt, Batch, Item, Pause, Worker
-from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
+from batch.models import Attempt, Batch, Item, Output, Pause, Worker
+from calibration.models import AntennaFlag, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.api.serializers import MJD_EPOCH
 from contimg.sky import healpix_index
 from images.models import Image, ImageEdge, MosaicTile
 from observations.epochs import HOUR, OVERLAP
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
-from qa.models import Assessment, Finding, Policy, Rule
-from sources.models import Catalogue, Measurement, ReferenceCatalogue, ReferenceSource, Source
+from provenance.models import Quarantine
+from qa.models import Alert, Assessment, Finding, Policy, Review, Rule
+from sources.models import Catalogue, Comparison, Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 FIRST_TILE = datetime(2026, 3, 1, 6, 0, 0, tzinfo=UTC)
 TILE = timedelta(seconds=309)
@@ -374,6 +375,8 @@ class PolicyFactory(DjangoModelFactory):
 
     name = "test"
     version = factory.Sequence(lambda n: 1000 + n)
+    is_active = False
+    activated_at = factory.LazyAttribute(lambda row: timezone.now() if row.is_active else None)
 
 
 class RuleFactory(DjangoModelFactory):
@@ -475,6 +478,68 @@ class WorkerFactory(DjangoModelFactory):
     seen_at = factory.LazyFunction(timezone.now)
 
 
+class OutputFactory(DjangoModelFactory):
+    class Meta:
+        model = Output
+
+    attempt = factory.SubFactory(AttemptFactory)
+    measurement_set = factory.SubFactory(MeasurementSetFactory)
+
+
+class AntennaFlagFactory(DjangoModelFactory):
+    class Meta:
+        model = AntennaFlag
+
+    antenna = "103"
+    started_at = FIRST_TILE
+    reason = "its receiver is warm"
+
+
+class ComparisonFactory(DjangoModelFactory):
+    class Meta:
+        model = Comparison
+
+    image = factory.SubFactory(ImageFactory)
+    catalogue = factory.SubFactory(ReferenceCatalogueFactory)
+    recipe = factory.Sequence(lambda n: digest(f"comparison {n}"))
+    n_expected = 12
+    n_matched = 12
+    flux_ratio = 1.01
+    flux_ratio_scatter = 0.05
+    completeness = 1.0
+
+
+class ReviewFactory(DjangoModelFactory):
+    class Meta:
+        model = Review
+
+    image = factory.SubFactory(ImageFactory)
+    reviewer = factory.SubFactory(UserFactory)
+    verdict = "good"
+    tags = ["rfi"]
+
+
+class AlertFactory(DjangoModelFactory):
+    class Meta:
+        model = Alert
+
+    series = "flux_ratio"
+    pointing_dec_deg = 16.1
+    kind = "step"
+    observed_at = factory.Sequence(lambda n: FIRST_TILE + n * TILE)
+    value = 1.15
+    expected = 1.0
+    n = 20
+
+
+class QuarantineFactory(DjangoModelFactory):
+    class Meta:
+        model = Quarantine
+
+    calibration_table = factory.SubFactory(CalibrationTableFactory)
+    reason = "solved on a resolved source"
+
+
 ALL = [
     TokenFactory,
     AuditEntryFactory,
@@ -487,21 +552,27 @@ ALL = [
     FlagTableFactory,
     CalibrationTableFactory,
     AppliedTableFactory,
+    AntennaFlagFactory,
     ImageFactory,
     ImageEdgeFactory,
     MosaicTileFactory,
     SourceFactory,
     MeasurementFactory,
     CatalogueFactory,
+    ComparisonFactory,
     ReferenceCatalogueFactory,
     ReferenceSourceFactory,
     PolicyFactory,
     RuleFactory,
     AssessmentFactory,
     FindingFactory,
+    ReviewFactory,
+    AlertFactory,
+    QuarantineFactory,
     BatchFactory,
     ItemFactory,
     AttemptFactory,
+    OutputFactory,
     PauseFactory,
     WorkerFactory,
 ]

@@ -147,7 +147,7 @@ def test_an_epoch_shows_its_tiles_and_its_mosaic(api, epoch):
     MosaicFactory(mosaic_of=epoch, is_current=False)
     mosaic = MosaicFactory(mosaic_of=epoch, grade="good")
     shown = api.get(f"/api/v1/epochs/{epoch.pk}/").json()
-    assert (shown["mosaic"], shown["grade"], shown["name"]) == (mosaic.pk, "good", "2026-03-01T06 dec 16.10")
+    assert (shown["mosaic"], shown["grade"], shown["name"]) == (mosaic.pk, "unknown", "2026-03-01T06 dec 16.10")
     assert [(one["subband_group"], one["image"], one["grade"]) for one in shown["tiles"]] == [
         (tile.measurement_set.group_id, tile.pk, "good"),
         (missing.pk, None, None),
@@ -155,8 +155,7 @@ def test_an_epoch_shows_its_tiles_and_its_mosaic(api, epoch):
 
 
 def test_epochs_are_found_by_time_strip_and_grade(api, epoch):
-    later = EpochFactory(started_at=HOUR + timedelta(hours=5), dec_deg=40.0)
-    MosaicFactory(mosaic_of=later, grade="poor")
+    later = EpochFactory(started_at=HOUR + timedelta(hours=5), dec_deg=40.0, grade="poor")
 
     def found(query: str) -> list[int]:
         return [row["id"] for row in api.get(f"/api/v1/epochs/?{query}").json()["results"]]
