@@ -28,7 +28,7 @@ from django.db.models import Sum
 
 from batch import transitions
 from batch.logs import log_folder, log_name
-from batch.models import Attempt, Batch, Item
+from batch.models import Attempt, Batch, Item, State
 from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
@@ -83,22 +83,23 @@ class Executor:
         if time.monotonic() < self._rests_until:
             return False
         try:
-            room_bytes = self._room_bytes()
+            self._refuse_without_room()
+            held = transitions.claim(
+                worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch,
+                room_bytes=_room_bytes,
+            )  # fmt: skip
         except OSError as error:
             self._explain(error)
             return False
-        held = transitions.claim(
-            worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch,
-            room_bytes=room_bytes,
-        )  # fmt: skip
         if held is None:
             return False
         structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
         began = time.monotonic()
         try:
-            self._run(held)
+            is_done = self._run(held)
             if self.logs_endings:
-                state, code = Item.objects.values_list("state", "error_code").get(pk=held.item_id)
+                ended = Item.objects.values_list("state", "error_code")
+                state, code = (State.DONE, "") if is_done else ended.get(pk=held.item_id)
                 log.info("item_ended", state=state, code=code, seconds=round(time.monotonic() - began, 1))
         finally:
             structlog.contextvars.unbind_contextvars("item", "attempt", "stage", "subject")
@@ -117,10 +118,11 @@ class Executor:
             self._child.kill()
             self._child = None
 
-    def _run(self, held: Claim) -> None:
-        is_settled = False
+    def _run(self, held: Claim) -> bool:
+        """Whether it is done."""
+        is_done = False
         try:
-            is_settled = self._may_fill_the_disk(held) and self._watch(held)
+            is_done = self._may_fill_the_disk(held) and self._watch(held)
         except LeaseLost as error:
             self.close()
             self._clear(held)
@@ -131,8 +133,9 @@ class Executor:
             self.close()  # what it answers late would be taken for the end of the next item
             raise
         finally:
-            if not is_settled:
+            if not is_done:
                 transitions.settle(held)
+        return is_done
 
     def _hand_back_unwell(self, held: Claim, error: OSError) -> None:
         """This machine cannot work (a disk that went away, no more processes), which is not the item's doing."""
@@ -153,12 +156,8 @@ class Executor:
         log.error("worker_unwell", detail=detail)
         transitions.explain(code="worker_unwell", detail=detail, stages=self.stages, batch=self.batch)
 
-    def _room_bytes(self) -> int:
-        """What of the disk is neither filled nor promised nor kept in reserve.
-
-        Raises OSError while nothing can be done here: asked before an item is claimed, so that no attempt of it is
-        made in vain.
-        """
+    def _refuse_without_room(self) -> None:
+        """Raises OSError while nothing can be done here: before an item is claimed, so that no attempt is in vain."""
         if self._rests_until and self._child is None:
             self._child = _Child()
         self._rests_until = 0
@@ -166,7 +165,6 @@ class Executor:
         free = psutil.disk_usage(str(root)).free
         if free < DISK_RESERVE_BYTES:
             raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free of the disk", str(root))
-        return free - DISK_RESERVE_BYTES - _promised_bytes()
 
     def _may_fill_the_disk(self, held: Claim) -> bool:
         """Reserve what the stage will need; without enough room the item goes back and waits. Raises OSError."""
@@ -297,6 +295,11 @@ class Executor:
         self.close()
         transitions.note(held, exit_code=code, signal=signal.Signals(-code).name if code < 0 else "", **spent)
         return code
+
+
+def _room_bytes() -> int:
+    """What of the disk is neither filled nor promised nor kept in reserve."""
+    return psutil.disk_usage(str(products_root())).free - DISK_RESERVE_BYTES - _promised_bytes()
 
 
 def _promised_bytes() -> int:

@@ -6,9 +6,10 @@ order of their keys, before the first batch: so two transactions never wait for 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import reduce
@@ -73,19 +74,23 @@ def lease_end() -> ExpressionWrapper:
 
 # --- a worker's side --------------------------------------------------------------------------------------------
 def claim(
-    *, worker: str, host: str, stages: Iterable[str] = (), batch: Batch | None = None, room_bytes: int | None = None
+    *,
+    worker: str,
+    host: str,
+    stages: Iterable[str] = (),
+    batch: Batch | None = None,
+    room_bytes: Callable[[], float] = lambda: math.inf,
 ) -> Claim | None:
     """Take the best claimable item, or None. Two workers never get the same one, nor two writers of one thing.
 
-    What was handed back because it needs more room on the disk than there is now is left alone.
+    What was handed back because it needs more room on the disk than there is now is left alone; `room_bytes` is asked
+    only where the best item is one of those.
     """
     items = _claimable(stages, batch)
-    if room_bytes is not None:
-        items = items.filter(reserved_bytes__lte=max(0, room_bytes))
     for _ in range(CLAIM_TRIES):
         try:
             with transaction.atomic():
-                return _claim_first(items, worker, host)
+                return _claim_first(items, worker, host, room_bytes)
         except IntegrityError:  # somebody began to write to the same thing in this moment; the next look sees it
             continue
     return None
@@ -107,8 +112,13 @@ def _claimable(stages: Iterable[str], batch: Batch | None) -> ItemQuerySet:
     return items if batch is None else items.filter(batch=batch)
 
 
-def _claim_first(items: ItemQuerySet, worker: str, host: str) -> Claim | None:
-    item = items.select_for_update(skip_locked=True, of=("self",)).only("attempt", "batch_id", "stage").first()
+def _claim_first(items: ItemQuerySet, worker: str, host: str, room_bytes: Callable[[], float]) -> Claim | None:
+    free = items.select_for_update(skip_locked=True, of=("self",)).only(
+        "attempt", "batch_id", "stage", "reserved_bytes"
+    )
+    item = free.first()
+    if item is not None and item.reserved_bytes > 0 and item.reserved_bytes > (room := room_bytes()):
+        item = free.filter(reserved_bytes__lte=max(0, room)).first()
     if item is None:
         return None
     number = item.attempt + 1
@@ -260,6 +270,9 @@ def _end_attempt(held: Claim, outcome: Attempt.Outcome, **changes: Any) -> None:
 # and the sweeper's `settle_all` moves them.
 def settle(held: Claim) -> None:
     """An item has ended: what was to follow it becomes ready, or ends with it."""
+    waiting = Item.objects.waiting().filter(Q(batch_id=held.batch_id) | Q(stage=StageName.MOSAIC))
+    if not waiting.exists():  # one look, of almost all items the only one
+        return
     batch_items = Item.objects.filter(batch_id=held.batch_id)
     if batch_items.waiting().exists():
         state = Item.objects.values_list("state", flat=True).get(pk=held.item_id)
