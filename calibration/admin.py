@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from calibration.models import AntennaFlag, AppliedTable, CalibrationTable, Calibrator, FlagTable
+from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.admin import FactsAdmin, grade_badge, link, links, number
 
 
@@ -67,3 +67,10 @@ class AntennaFlagAdmin(FactsAdmin):
     list_filter = ["antenna"]
     list_select_related = ["created_by"]
     search_fields = ["antenna", "reason"]
+
+
+@admin.register(AppliedFlags)
+class AppliedFlagsAdmin(FactsAdmin):
+    list_display = ["id", link("measurement_set"), link("flag_table")]
+    list_select_related = ["measurement_set", "flag_table__measurement_set"]
+    search_fields = ["measurement_set__name"]

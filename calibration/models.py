@@ -55,6 +55,7 @@ class FlagTable(Product):
     class Meta:
         ordering = ["-created_at", "-id"]
         constraints = [models.UniqueConstraint(fields=["recipe"], name="flag_table_recipe_once")]
+        indexes = [models.Index(fields=["id"], condition=Q(is_suspect=True), name="flag_table_suspect")]
 
     def __str__(self) -> str:
         return f"flags of {self.measurement_set_id}"
@@ -102,6 +103,7 @@ class CalibrationTable(Product):
         indexes = [
             models.Index(fields=["valid_from", "valid_until"], name="table_validity"),
             models.Index(fields=["created_at", "id"], name="table_created"),
+            models.Index(fields=["id"], condition=Q(is_suspect=True), name="table_suspect"),
         ]
 
     def __str__(self) -> str:
@@ -119,6 +121,19 @@ class AppliedTable(models.Model):
 
     def __str__(self) -> str:
         return f"table {self.table_id} on {self.measurement_set_id}"
+
+
+class AppliedFlags(models.Model):
+    """That a flag table's flags were set in a calibrated measurement set."""
+
+    measurement_set = models.OneToOneField(MeasurementSet, on_delete=models.CASCADE, related_name="applied_flags")
+    flag_table = models.ForeignKey(FlagTable, on_delete=models.PROTECT, related_name="applications")
+
+    class Meta:
+        verbose_name_plural = "applied flags"
+
+    def __str__(self) -> str:
+        return f"flags {self.flag_table_id} on {self.measurement_set_id}"
 
 
 class AntennaFlag(models.Model):

@@ -18,7 +18,7 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 
-from calibration.models import AppliedTable, CalibrationTable, Calibrator, FlagTable
+from calibration.models import AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.exceptions import ContimgError, EngineFailed
 from contimg.models import Grade
 from contimg.products import digest, product_path, publish, size_bytes
@@ -385,4 +385,5 @@ def record_calibrated_set(
     AppliedTable.objects.bulk_create(
         [AppliedTable(measurement_set=calibrated, table=table) for table in tables], ignore_conflicts=True
     )
+    AppliedFlags.objects.get_or_create(measurement_set=calibrated, defaults={"flag_table": flag_table})
     return calibrated

@@ -133,6 +133,7 @@ class Image(models.Model):
             models.Index(fields=["dynamic_range", "id"], name="image_dynamic_range"),
             models.Index(fields=["name", "id"], name="image_name"),
             models.Index(fields=["created_at", "id"], name="image_created"),
+            models.Index(fields=["id"], condition=Q(is_suspect=True), name="image_suspect"),
             models.Index(fields=["kind", "pointing_dec_deg", "observed_at"], name="image_strip"),
         ]
 

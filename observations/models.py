@@ -65,6 +65,7 @@ class SubbandGroup(models.Model):
         ordering = ["-observed_at", "-id"]
         indexes = [
             models.Index(fields=["observed_at", "id"], name="group_observed"),
+            models.Index(fields=["id"], condition=Q(is_suspect=True), name="group_suspect"),
             models.Index(fields=["healpix"], name="group_healpix"),
         ]
 
@@ -216,6 +217,7 @@ class MeasurementSet(Product):
         ]
         indexes = [
             models.Index(fields=["observed_at", "id"], name="ms_observed"),
+            models.Index(fields=["id"], condition=Q(is_suspect=True), name="ms_suspect"),
             models.Index(fields=["healpix"], name="ms_healpix"),
             models.Index(fields=["flagged_fraction", "id"], name="ms_flagged"),
         ]

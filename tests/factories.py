@@ -12,7 +12,7 @@ from factory.django import DjangoModelFactory
 
 from access.models import AuditEntry, Token
 from batch.models import Attempt, Batch, Item, Output, Pause, Worker
-from calibration.models import AntennaFlag, AppliedTable, CalibrationTable, Calibrator, FlagTable
+from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.api.serializers import MJD_EPOCH
 from contimg.sky import healpix_index
 from images.models import Image, ImageEdge, MosaicTile
@@ -486,6 +486,14 @@ class OutputFactory(DjangoModelFactory):
     measurement_set = factory.SubFactory(MeasurementSetFactory)
 
 
+class AppliedFlagsFactory(DjangoModelFactory):
+    class Meta:
+        model = AppliedFlags
+
+    measurement_set = factory.SubFactory(MeasurementSetFactory)
+    flag_table = factory.SubFactory(FlagTableFactory)
+
+
 class AntennaFlagFactory(DjangoModelFactory):
     class Meta:
         model = AntennaFlag
@@ -552,6 +560,7 @@ ALL = [
     FlagTableFactory,
     CalibrationTableFactory,
     AppliedTableFactory,
+    AppliedFlagsFactory,
     AntennaFlagFactory,
     ImageFactory,
     ImageEdgeFactory,
