@@ -179,6 +179,6 @@ class WorkerAdmin(FactsAdmin):
 
 @admin.register(Output)
 class OutputAdmin(FactsAdmin):
-    list_display = ["id", link("attempt"), *OUTPUT_COLUMNS]
-    list_select_related = ["attempt", *OUTPUT_COLUMNS]
+    list_display = ["id", link("attempt"), *OUTPUT_COLUMNS.values()]
+    list_select_related = ["attempt", *OUTPUT_COLUMNS.values()]
     search_fields = ["image__name", "measurement_set__name"]

@@ -141,7 +141,15 @@ class Batch(models.Model):
 SUBJECT_COLUMNS = {"subband_group": "group", "measurement_set": "measurement_set", "image": "image", "epoch": "epoch"}
 
 
-OUTPUT_COLUMNS = ("measurement_set", "flag_table", "calibration_table", "image", "assessment", "catalogue")
+# The products of stages, and the column of Output that names one.
+OUTPUT_COLUMNS: dict[type[models.Model], str] = {
+    MeasurementSet: "measurement_set",
+    FlagTable: "flag_table",
+    CalibrationTable: "calibration_table",
+    Image: "image",
+    Assessment: "assessment",
+    Catalogue: "catalogue",
+}
 
 
 def _only(column: str, columns: Iterable[str]) -> Q:
@@ -328,7 +336,7 @@ class Output(models.Model):
         ordering = ["id"]
         constraints = [
             models.CheckConstraint(
-                condition=reduce(or_, (_only(column, OUTPUT_COLUMNS) for column in OUTPUT_COLUMNS)),
+                condition=reduce(or_, (_only(column, OUTPUT_COLUMNS.values()) for column in OUTPUT_COLUMNS.values())),
                 name="output_exactly_one_product",
             ),
         ]

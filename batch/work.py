@@ -13,7 +13,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, transacti
 from django.db.models import Model
 
 from batch import evidence, transitions
-from batch.models import Item, StageName
+from batch.models import OUTPUT_COLUMNS, Item, Output, StageName
 from batch.software import software
 from batch.stages import Job, Stage, StageNotReady, stages
 from batch.sweeper import products_of, release_calibrated, remove_unnamed, work_owner
@@ -100,6 +100,7 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
                 record()
                 rows = _recorded(stage, job)
                 outputs = evidence.made(rows, since_ns=since_ns, before=before)
+                _note_outputs(held, rows)
                 transitions.count_finished(
                     held,
                     evidence={"inputs": inputs, "outputs": outputs},
@@ -138,6 +139,16 @@ def _recorded(stage: Stage, job: Job) -> list[Model]:
         return list(stage.outputs(job))
     except (ObjectDoesNotExist, StageNotReady):
         return []
+
+
+def _note_outputs(held: Claim, rows: list[Model]) -> None:
+    """Who made what, for those that ask a product where it is from."""
+    made = [
+        Output(attempt_id=held.attempt_id, **{OUTPUT_COLUMNS[type(row)]: row})
+        for row in rows
+        if type(row) in OUTPUT_COLUMNS
+    ]
+    Output.objects.bulk_create(made)
 
 
 def _cpu_s() -> float:

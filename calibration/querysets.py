@@ -35,7 +35,8 @@ class CalibratorQuerySet(PositionQuerySet):
 
 class CalibrationTableQuerySet(models.QuerySet):
     def in_use(self) -> Self:
-        return self.filter(is_retired=False)
+        """Neither retired nor suspect: what may be applied."""
+        return self.filter(is_retired=False, is_suspect=False)
 
     def valid_at(self, when: datetime) -> Self:
         return self.filter(valid_from__lte=when, valid_until__gte=when)

@@ -20,7 +20,7 @@ from django.db import transaction
 
 from calibration.models import AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.exceptions import ContimgError, EngineFailed
-from contimg.models import Grade
+from contimg.models import Grade, suspect_if
 from contimg.products import digest, product_path, publish, size_bytes
 from observations.models import MeasurementSet
 
@@ -102,6 +102,7 @@ def record_flags(
             "antenna_fractions": flagging.antenna_fractions,
             "channel_fractions": flagging.channel_fractions,
             "calibrator": calibrator,
+            **suspect_if(measurement_set.is_suspect),
         },
     )
     measurement_set.flagged_fraction = flagging.flagged_fraction
@@ -241,6 +242,7 @@ def record_tables(
                 "versions": solver.versions(),
                 "parameters": dataclasses.asdict(solving_parameters()),
                 "metrics": table.metrics,
+                **suspect_if(measurement_set.is_suspect or flag_table.is_suspect),
             },
         )
         recorded.append(row)
@@ -380,6 +382,7 @@ def record_calibrated_set(
             "flagged_fraction": applied.flagged_fraction,
             "is_lenient": is_lenient(tables, lenient),
             "is_current": True,
+            **suspect_if(any(one.is_suspect for one in (measurement_set, flag_table, *tables))),
         },
     )
     AppliedTable.objects.bulk_create(

@@ -52,3 +52,8 @@ class GradeSource(models.TextChoices):
 
     POLICY = "policy"
     REVIEW = "review"
+
+
+def suspect_if(any_suspect: bool) -> dict[str, bool]:
+    """A column of what was made from suspect products. Never false: what is there may be quarantined itself."""
+    return {"is_suspect": True} if any_suspect else {}

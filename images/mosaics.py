@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import transaction
 
 from contimg.exceptions import EngineFailed
-from contimg.models import Grade
+from contimg.models import Grade, suspect_if
 from contimg.products import digest, product_path, publish
 from images.models import Image, MosaicTile
 from images.services import columns_of, record_edges
@@ -190,6 +190,7 @@ def record_mosaic(*, epoch: Epoch, made: MadeMosaic) -> Image:
             },
             "is_lenient": any(image.is_lenient for image in used),
             "is_current": True,
+            **suspect_if(any(image.is_suspect for image in used)),
         },
     )
     record_edges(image=image, facts=made.facts)

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import transaction
 
 from calibration.services import CalibratorMatch, calibrator_model, calibrators_in
+from contimg.models import suspect_if
 from contimg.products import digest, product_path, publish
 from contimg.sky import healpix_index
 from images.models import Image
@@ -187,6 +188,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
             },
             "is_lenient": measurement_set.is_lenient,
             "is_current": True,
+            **suspect_if(measurement_set.is_suspect),
         },
     )
     return image

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import transaction
 
 from contimg.exceptions import EngineFailed
+from contimg.models import suspect_if
 from contimg.products import digest, publish, size_bytes
 from contimg.sky import healpix_index
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup, name_files, names_of
@@ -138,6 +139,7 @@ def record_measurement_set(*, group: SubbandGroup, converted: Conversion, folder
             "antennas": list(facts.antennas),
             "flagged_fraction": facts.flagged_fraction,
             "is_current": True,
+            **suspect_if(group.is_suspect),
         },
     )
     return measurement_set

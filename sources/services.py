@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, F, Max, Min, OuterRef, Q, Subquery
+from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 FIND_RADIUS_DEG = 30 / 3600
 LARGEST_TILE_RADIUS_DEG = 5.0  # to find the tiles that may cover a place; ours reach 2.9 deg from their centre
 SOURCES_LOCK = 0x736F7572636573  # one number for all processes: "sources"
+FEW_MEASUREMENTS = 200_000
+WITHDRAWN = "Data that it was measured in were quarantined, or are trusted again: statistics are being computed."
 EDGE_DEG = 0.01  # around an image: a source there may be the one that is seen just inside
 
 
@@ -348,6 +350,35 @@ def refresh_statistics(*, images: Iterable[Image]) -> None:
     _refresh(Q(measurements__image__in=list(images)))
 
 
+@transaction.atomic
+def withdraw_statistics(*, images: ImageQuerySet) -> int:
+    """What these images have told of their sources does not stand any more: null, with the reason, until recomputed.
+
+    Their measurements are read and not touched. Returns how many sources that are.
+    """
+    extent = images.aggregate(
+        n=Sum("n_measurements"), south=Min(F("dec_deg") - F("radius_deg")), north=Max(F("dec_deg") + F("radius_deg"))
+    )
+    if not extent["n"]:
+        return 0
+    measured = Measurement.objects.filter(image__in=images.order_by().values("pk"))
+    if extent["n"] <= FEW_MEASUREMENTS:
+        sources = Source.objects.filter(pk__in=measured.order_by().values("source"))
+    else:  # of most of them the first measurement is one: quicker than to read them all
+        near = Source.objects.filter(dec_deg__gte=extent["south"], dec_deg__lte=extent["north"])
+        sources = near.filter(Exists(measured.filter(source=OuterRef("pk"), is_forced=True)))
+    return sources.update(
+        n_measurements=0, flux_mean_jy=None, flux_max_jy=None, eta=None, v=None, is_variable=False,
+        statistics_reason=WITHDRAWN, is_stale=True,
+    )  # fmt: skip
+
+
+@transaction.atomic
+def refresh_stale(*, image: Image) -> None:
+    """Recompute the statistics of those sources in this image that wait for it."""
+    _refresh(Q(is_stale=True, measurements__image=image))
+
+
 def _delete_never_seen(candidates: set[int]) -> set[int]:
     """Sources whose only detection was in what has just been replaced; the images that lose a flux by it."""
     seen = Measurement.objects.fitted().values("source")
@@ -396,7 +427,7 @@ def _refresh(which: Q) -> None:
 
 _COMPUTED = [
     "ra_deg", "dec_deg", "position_err_arcsec", "healpix", "n_measurements", "flux_mean_jy", "flux_max_jy", "eta",
-    "v", "is_variable", "statistics_reason", "first_seen_at", "last_seen_at",
+    "v", "is_variable", "statistics_reason", "first_seen_at", "last_seen_at", "is_stale",
 ]  # fmt: skip
 
 
@@ -424,6 +455,7 @@ def _certain(detections: MeasurementQuerySet) -> set[int]:
 
 def _set_statistics(source: Source, computed: Statistics, n_judged: int | None) -> None:
     """`n_judged` is None for a source that is not certain; it is not judged."""
+    source.is_stale = False
     source.n_measurements = computed.n
     source.flux_mean_jy, source.flux_max_jy = computed.mean_jy, computed.max_jy
     source.eta, source.v, source.statistics_reason = computed.eta, computed.v, computed.reason
