@@ -17,7 +17,8 @@ from images.models import Image
 from images.services import image_file
 from observations.models import SubbandFile
 from qa.models import Assessment
-from sources.models import Catalogue
+from sources.models import Catalogue, Source
+from sources.services import StatisticsOf
 
 
 class OutputMissing(EngineFailed):
@@ -37,14 +38,15 @@ class OutputStale(EngineFailed):
 
 
 Entry = dict[str, Any]
+Row = Model | StatisticsOf
 
 
-def read(rows: Iterable[Model]) -> list[Entry]:
+def read(rows: Iterable[Row]) -> list[Entry]:
     """The evidence of inputs. Raises MissingProduct for one that is gone or is not what was recorded."""
     return [entry for row in rows for entry in _entries(row)]
 
 
-def made(rows: Sequence[Model], *, since_ns: int, before: Sequence[Model] = ()) -> list[Entry]:
+def made(rows: Sequence[Row], *, since_ns: int, before: Sequence[Row] = ()) -> list[Entry]:
     """The evidence of outputs, each of which must have been made since the work began.
 
     `before` are the rows that were there then. Raises OutputMissing, OutputEmpty and OutputStale.
@@ -60,8 +62,12 @@ def made(rows: Sequence[Model], *, since_ns: int, before: Sequence[Model] = ()) 
     return found
 
 
-def _refuse_unwritten(row: Model, before: Sequence[Model]) -> None:
+def _refuse_unwritten(row: Row, before: Sequence[Row]) -> None:
     """Of products that are rows and not files."""
+    if isinstance(row, StatisticsOf):
+        if Source.objects.of_image(row.image).filter(is_stale=True).exists():
+            raise OutputMissing("The stage ended and statistics of sources in this image are still withdrawn.")
+        return
     if isinstance(row, Assessment):
         is_empty = not row.findings.exists()
     elif isinstance(row, Catalogue):
@@ -89,14 +95,18 @@ def _refuse_unmade(relative: str, since_ns: int) -> None:
         raise OutputStale(f"The product {path.name} is older than the attempt that should have made it.")
 
 
-def _paths(row: Model) -> Iterator[str]:
+def _paths(row: Row) -> Iterator[str]:
     if isinstance(row, Product | Image):
         yield row.path
     if isinstance(row, Image):
         yield from filter(None, (getattr(row, name) for name in COMPANIONS))
 
 
-def _entries(row: Model) -> Iterator[Entry]:
+def _entries(row: Row) -> Iterator[Entry]:
+    if isinstance(row, StatisticsOf):
+        found = list(Source.objects.of_image(row.image).order_by("pk").values_list("pk", "n_measurements", "eta", "v"))
+        yield {"kind": "statistics", "name": f"{len(found)} sources", "checksum": digest(found)}
+        return
     kind = str(row._meta.verbose_name)
     if isinstance(row, SubbandFile):
         checksum = _sha256(row.path)

@@ -10,6 +10,7 @@ from batch.parameters import ParametersSerializer
 from batch.services import MAX_KEY, MAX_PRIORITY, MOST_KEY_CHARACTERS, MOST_REASON_CHARACTERS
 from contimg.api.errors import without_server_paths
 from contimg.api.serializers import FactsSerializer, StrictSerializer
+from provenance.serializers import QuarantineSerializer
 
 MOST_SUBJECTS_IN_A_BODY = 100_000
 
@@ -202,3 +203,28 @@ class LogSerializer(serializers.Serializer):
     size_bytes = serializers.IntegerField()
     is_final = serializers.BooleanField(help_text="The attempt has ended and this is the end of its log.")
     text = serializers.CharField()
+
+
+class QuarantineMadeSerializer(QuarantineSerializer):
+    """With the batches that compute again what was withdrawn."""
+
+    batches = serializers.ListField(child=serializers.IntegerField(), read_only=True)
+
+    class Meta(QuarantineSerializer.Meta):
+        fields = [*QuarantineSerializer.Meta.fields, "batches"]
+
+
+class NotRebuiltSerializer(serializers.Serializer):
+    subband_group = serializers.IntegerField(source="tile.pk")
+    name = serializers.CharField(source="tile.name")
+    reason = serializers.CharField()
+
+
+class PlanSerializer(serializers.Serializer):
+    tiles = serializers.ListField(child=serializers.IntegerField(), help_text="Subband groups.")
+    epochs = serializers.ListField(child=serializers.IntegerField(), help_text="Whose mosaics are made again.")
+    not_rebuilt = NotRebuiltSerializer(many=True)
+
+
+class BatchesSerializer(serializers.Serializer):
+    batches = serializers.ListField(child=serializers.IntegerField())

@@ -44,7 +44,15 @@ from images.tiles import image_field, imaging_parameters, imaging_recipe, make_t
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
 from qa.services import assess_calibration_table, assess_image, is_assessed
-from sources.services import catalogue_recipe, measure_image, record_catalogue, refresh_statistics
+from sources.models import Source
+from sources.services import (
+    StatisticsOf,
+    catalogue_recipe,
+    measure_image,
+    record_catalogue,
+    refresh_stale,
+    refresh_statistics,
+)
 
 Record = Callable[[], object]
 Row = TypeVar("Row", bound=Model)
@@ -107,7 +115,7 @@ class Stage:
     is_done: Callable[[Job], bool]
     work: Callable[[Job, Path], Record]
     inputs: Callable[[Job], Iterable[Model]]
-    outputs: Callable[[Job], Iterable[Model]]
+    outputs: Callable[[Job], Iterable[Model | StatisticsOf]]
     disk_bytes: Callable[[Job], int]  # that it may fill while it works, products included
     engine: Callable[[], str] = lambda: ""  # its name, where it has one
     time_limit_s: float = 3600
@@ -288,6 +296,16 @@ def _finder_name() -> str:
     return NAME
 
 
+# --- statistics --------------------------------------------------------------------------------------------------
+def _statistics_are_done(job: Job) -> bool:
+    return not Source.objects.of_image(image_of(job)).filter(is_stale=True).exists()
+
+
+def _statistics(job: Job, folder: Path) -> Record:
+    image = image_of(job)
+    return lambda: refresh_stale(image=image)
+
+
 # --- mosaic ------------------------------------------------------------------------------------------------------
 def _choice(job: Job) -> Choice:
     """The epoch's good tiles; of those without an image it says what went wrong last."""
@@ -371,6 +389,14 @@ STAGES = (
         outputs=lambda job: [job.the_epoch.mosaics.current().get()],
         disk_bytes=_mosaic_bytes,
         engine=lambda: MOSAICKER,
+    ),
+    Stage(
+        StageName.STATISTICS, ("image",), (),
+        _statistics_are_done, _statistics,
+        inputs=lambda job: [],
+        outputs=lambda job: [StatisticsOf(image_of(job))],
+        disk_bytes=lambda job: 0,
+        time_limit_s=300,
     ),
 )  # fmt: skip
 # What `process` does to a tile, in this order.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
+from django.contrib.auth.models import User
 from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
@@ -15,6 +16,7 @@ from rest_framework.response import Response
 
 from access.gates import IsInternal
 from access.scopes import Scope
+from batch.blame import lift_and_recompute, plan, quarantine_and_recompute, reprocess
 from batch.estimates import Estimates
 from batch.events import stream
 from batch.filters import BatchFilter, ItemFilter, PauseFilter, WorkerFilter
@@ -22,6 +24,7 @@ from batch.logs import MAX_BYTES, read_log
 from batch.models import Batch, Item, Pause, Worker
 from batch.serializers import (
     BatchDetailSerializer,
+    BatchesSerializer,
     BatchSerializer,
     ItemDetailSerializer,
     ItemSerializer,
@@ -29,7 +32,9 @@ from batch.serializers import (
     NewBatchSerializer,
     NewPauseSerializer,
     PauseSerializer,
+    PlanSerializer,
     PrioritySerializer,
+    QuarantineMadeSerializer,
     WorkerSerializer,
 )
 from batch.services import (
@@ -45,6 +50,9 @@ from batch.services import (
 from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.viewsets import ReadOnlyResource
+from provenance.filters import QuarantineFilter
+from provenance.models import Quarantine
+from provenance.serializers import NewQuarantineSerializer, QuarantineSerializer
 
 USUAL_TAIL_BYTES = 65536
 CONFLICT = {409: ProblemSerializer}
@@ -82,7 +90,7 @@ class BatchViewSet(ReadOnlyResource):
         made = create_batch(
             **{"query": None, **given},
             subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
-            owner=request.user if request.user.is_authenticated else None,
+            owner=_caller(request),
         )
         return self._shown(made.batch.pk, status=201 if made.is_new else 200)
 
@@ -234,6 +242,59 @@ class PauseViewSet(ReadOnlyResource):
         """Resume."""
         resume(names=[self.get_object().stage])
         return Response(status=204)
+
+
+class QuarantineViewSet(ReadOnlyResource):
+    """Products that are not to be trusted: they and everything made from them are suspect until this is lifted."""
+
+    queryset = Quarantine.objects.with_links()
+    detail_queryset = Quarantine.objects.with_links()
+    serializer_class = QuarantineSerializer
+    detail_serializer_class = QuarantineSerializer
+    filterset_class = QuarantineFilter
+    orderings: ClassVar[list[str]] = ["created_at", "id"]
+    ordering: ClassVar[str] = "-created_at"
+    required_scopes = dict.fromkeys(("create", "lift", "reprocess"), Scope.OPERATE)
+
+    @extend_schema(request=NewQuarantineSerializer, responses={201: QuarantineMadeSerializer, **CONFLICT})
+    def create(self, request: Request) -> Response:
+        """In one transaction all that was made from it leaves light curves and statistics."""
+        asked = NewQuarantineSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = asked.validated_data
+        made, batches = quarantine_and_recompute(
+            kind=given["kind"], pk=given["id"], reason=given["reason"], actor=_caller(request)
+        )
+        return self._shown(made, batches, status=201)
+
+    @extend_schema(request=None, responses={200: QuarantineMadeSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def lift(self, request: Request, pk: str) -> Response:
+        """What is under no other quarantine is trusted again."""
+        return self._shown(*lift_and_recompute(row=self.get_object(), actor=_caller(request)))
+
+    @extend_schema(responses=PlanSerializer)
+    @action(detail=True)
+    def plan(self, request: Request, pk: str) -> Response:
+        """The least that rebuilds what is suspect by it, and what cannot be rebuilt and why. Changes nothing."""
+        planned = plan(row=self.get_object())
+        tiles, epochs = ([row.pk for row in rows] for rows in (planned.tiles, planned.epochs))
+        return Response(PlanSerializer({"tiles": tiles, "epochs": epochs, "not_rebuilt": planned.not_rebuilt}).data)
+
+    @extend_schema(request=None, responses={201: BatchesSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def reprocess(self, request: Request, pk: str) -> Response:
+        """Run its plan."""
+        batches = reprocess(row=self.get_object(), owner=_caller(request))
+        return Response({"batches": [batch.pk for batch in batches]}, status=201)
+
+    def _shown(self, row: Quarantine, batches: list[Batch], status: int = 200) -> Response:
+        shown = QuarantineSerializer(self.detail_queryset.get(pk=row.pk), context=self.get_serializer_context()).data
+        return Response({**shown, "batches": [batch.pk for batch in batches]}, status=status)
+
+
+def _caller(request: Request) -> User | None:
+    return request.user if request.user.is_authenticated else None
 
 
 class WorkerViewSet(ReadOnlyResource):

@@ -133,7 +133,7 @@ def _read_inputs(held: Claim, stage: Stage, job: Job) -> list[evidence.Entry]:
     return inputs
 
 
-def _recorded(stage: Stage, job: Job) -> list[Model]:
+def _recorded(stage: Stage, job: Job) -> list[evidence.Row]:
     """The rows of the stage's products; none while any is missing."""
     try:
         return list(stage.outputs(job))
@@ -141,13 +141,10 @@ def _recorded(stage: Stage, job: Job) -> list[Model]:
         return []
 
 
-def _note_outputs(held: Claim, rows: list[Model]) -> None:
+def _note_outputs(held: Claim, rows: list[evidence.Row]) -> None:
     """Who made what, for those that ask a product where it is from."""
-    made = [
-        Output(attempt_id=held.attempt_id, **{OUTPUT_COLUMNS[type(row)]: row})
-        for row in rows
-        if type(row) in OUTPUT_COLUMNS
-    ]
+    products = [row for row in rows if isinstance(row, Model) and type(row) in OUTPUT_COLUMNS]
+    made = [Output(attempt_id=held.attempt_id, **{OUTPUT_COLUMNS[type(row)]: row}) for row in products]
     Output.objects.bulk_create(made)
 
 

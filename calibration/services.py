@@ -283,6 +283,29 @@ def choose_tables(*, measurement_set: MeasurementSet, lenient: bool = False) -> 
     )
 
 
+@dataclass(frozen=True)
+class SetsInUse:
+    """The complete sets of tables that passed their gate, looked at for many tiles at once."""
+
+    sets: list[list[CalibrationTable]]
+
+    @classmethod
+    def during(cls, observed_from: datetime, observed_until: datetime) -> SetsInUse:
+        tables = CalibrationTable.objects.in_use().filter(
+            valid_from__lte=observed_until, valid_until__gte=observed_from
+        )
+        return cls([tables for tables in _complete_sets(list(tables)) if not _is_poor(tables)])
+
+    def has_one_for(self, measurement_set: MeasurementSet) -> bool:
+        """Whether `choose_tables` would find one."""
+        tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return any(
+            all(table.valid_from <= measurement_set.observed_at <= table.valid_until for table in tables)
+            and abs(tables[0].dec_deg - measurement_set.pointing_dec_deg) <= tolerance
+            for tables in self.sets
+        )
+
+
 def _complete_sets(tables: Sequence[CalibrationTable]) -> list[list[CalibrationTable]]:
     """Sets with both a bandpass and a gain, in order of application."""
     by_name: dict[str, list[CalibrationTable]] = {}

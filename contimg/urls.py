@@ -7,12 +7,19 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from access.gates import throttled_login
 from access.viewsets import AuditViewSet
-from batch.viewsets import BatchViewSet, ItemViewSet, PauseViewSet, WorkerViewSet
+from batch.viewsets import BatchViewSet, ItemViewSet, PauseViewSet, QuarantineViewSet, WorkerViewSet
 from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
 from images.viewsets import EpochViewSet, ImageViewSet
 from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
+from provenance.viewsets import (
+    CalibrationTableProvenanceViewSet,
+    ImageProvenanceViewSet,
+    ImpactView,
+    MeasurementSetProvenanceViewSet,
+    SubbandGroupProvenanceViewSet,
+)
 from qa.viewsets import AssessmentViewSet, PolicyViewSet
 from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
 
@@ -31,14 +38,25 @@ router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
 router.register("batches", BatchViewSet, "batch")
 router.register("items", ItemViewSet, "item")
+router.register("quarantines", QuarantineViewSet, "quarantine")
 router.register("pauses", PauseViewSet, "pause")
 router.register("workers", WorkerViewSet, "worker")
 router.register("audit", AuditViewSet, "audit")
 
+# What the apps of the resources themselves know nothing of.
+product_actions = Router()
+product_actions.include_root_view = False
+product_actions.register("subband-groups", SubbandGroupProvenanceViewSet, "subband-group")
+product_actions.register("measurement-sets", MeasurementSetProvenanceViewSet, "measurement-set")
+product_actions.register("calibration-tables", CalibrationTableProvenanceViewSet, "calibration-table")
+product_actions.register("images", ImageProvenanceViewSet, "image")
+
 urlpatterns = [
     path("", views.start, name="start"),
     path("api/", RedirectView.as_view(pattern_name="api-root")),
+    path("api/v1/impact/", ImpactView.as_view(), name="impact"),
     path("api/v1/", include(router.urls)),
+    path("api/v1/", include(product_actions.urls)),
     path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
     path("admin/login/", throttled_login(admin.site.login)),

@@ -101,6 +101,7 @@ def _node(kind: str, row: dict[str, Any]) -> dict[str, Any]:
         "kind": kind,
         "id": row["pk"],
         "name": f"{name} {row['detail']}" if row.get("detail") else name,
+        "is_calibrated": row.get("calibrated_from_id") is not None,
         **{each: row.get(each) for each in shown},
     }
 

@@ -14,6 +14,7 @@ from django.db.models.functions import Cast
 
 from contimg.exceptions import InvalidInput
 from images.models import Image
+from images.querysets import ImageQuerySet
 from observations.models import Epoch, MeasurementSet, SubbandGroup
 from provenance.reach import KINDS, Keys, Start, downstream, keys
 from qa.models import Assessment
@@ -42,6 +43,22 @@ class Impact:
 
 def of_node(*, kind: str, pk: int) -> Impact:
     return impact_of({kind: keys(KINDS[kind]._default_manager.filter(pk=pk))})
+
+
+def asked(
+    *,
+    antenna: str = "",
+    observed_from: datetime | None = None,
+    observed_until: datetime | None = None,
+    software: str = "",
+    version: str = "",
+) -> Impact:
+    """Of observations or of software, whichever is named. Raises NothingAsked for neither and for both."""
+    if not (software or version):
+        return of_observations(antenna=antenna, observed_from=observed_from, observed_until=observed_until)
+    if antenna or observed_from is not None or observed_until is not None:
+        raise NothingAsked("Ask either about software or about observations, not about both at once.")
+    return of_software(name=software, version=version)
 
 
 def of_observations(
@@ -96,7 +113,7 @@ def impact_of(start: Start) -> Impact:
     return Impact(counts=counts, products=products, **_worth(images))
 
 
-def _worth(images: QuerySet[Image]) -> Mapping[str, Any]:
+def _worth(images: ImageQuerySet) -> Mapping[str, Any]:
     sums = images.aggregate(
         n_measurements=Sum("n_measurements", default=0),
         n_lenient=Count("pk", filter=Q(is_lenient=True)),

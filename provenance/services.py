@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
@@ -103,7 +104,7 @@ def _spread() -> int:
     return n_images
 
 
-def _levels() -> Iterator[tuple[QuerySet, Q]]:
+def _levels() -> Iterator[tuple[Any, Q]]:
     """The kinds in the order in which one is made from another, and what makes a row of each suspect besides itself."""
     groups = SubbandGroup.objects.filter(is_suspect=True)
     sets = MeasurementSet.objects.filter(is_suspect=True)

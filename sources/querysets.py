@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from django.db.models import Prefetch
+from django.db.models import Model, Prefetch
 
 from contimg.querysets import related
 from contimg.sky import PositionQuerySet
@@ -13,6 +13,11 @@ from contimg.sky import PositionQuerySet
 class SourceQuerySet(PositionQuerySet):
     def variable(self) -> Self:
         return self.filter(is_variable=True)
+
+    def of_image(self, image: Model) -> Self:
+        """Those with a flux in it."""
+        measured = related(self.model, "measurements").filter(image=image).order_by().values("source")
+        return self.filter(pk__in=measured)
 
     def for_detail(self) -> Self:
         """With `forced_measurements`: which images have a flux of it."""

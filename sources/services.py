@@ -75,6 +75,13 @@ class PhotometryParameters:
 
 
 @dataclass(frozen=True)
+class StatisticsOf:
+    """The statistics of the sources in an image: what refreshing those that were withdrawn makes."""
+
+    image: Image
+
+
+@dataclass(frozen=True)
 class MeasuredImage:
     """Everything that is known of an image's sources, as rows that are not written yet."""
 
@@ -363,10 +370,10 @@ def withdraw_statistics(*, images: ImageQuerySet) -> int:
         return 0
     measured = Measurement.objects.filter(image__in=images.order_by().values("pk"))
     if extent["n"] <= FEW_MEASUREMENTS:
-        sources = Source.objects.filter(pk__in=measured.order_by().values("source"))
+        sources = Source.objects.filter(pk__in=measured.forced().order_by().values("source"))
     else:  # of most of them the first measurement is one: quicker than to read them all
         near = Source.objects.filter(dec_deg__gte=extent["south"], dec_deg__lte=extent["north"])
-        sources = near.filter(Exists(measured.filter(source=OuterRef("pk"), is_forced=True)))
+        sources = near.filter(Exists(measured.forced().filter(source=OuterRef("pk"))))
     return sources.update(
         n_measurements=0, flux_mean_jy=None, flux_max_jy=None, eta=None, v=None, is_variable=False,
         statistics_reason=WITHDRAWN, is_stale=True,
@@ -376,7 +383,14 @@ def withdraw_statistics(*, images: ImageQuerySet) -> int:
 @transaction.atomic
 def refresh_stale(*, image: Image) -> None:
     """Recompute the statistics of those sources in this image that wait for it."""
-    _refresh(Q(is_stale=True, measurements__image=image))
+    _refresh(Q(pk__in=Source.objects.of_image(image).filter(is_stale=True).values("pk")))
+
+
+def images_of_stale_sources() -> list[int]:
+    """For each source whose statistics were withdrawn one of the images that it is measured in; each image once."""
+    forced = Measurement.objects.forced().filter(source=OuterRef("pk")).order_by("image_id").values("image_id")
+    stale = Source.objects.filter(is_stale=True).order_by().annotate(first_image=Subquery(forced[:1]))
+    return sorted(set(stale.exclude(first_image=None).values_list("first_image", flat=True)))
 
 
 def _delete_never_seen(candidates: set[int]) -> set[int]:

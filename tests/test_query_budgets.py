@@ -42,6 +42,7 @@ def make_rows(basename: str, n: int) -> int:
         "item": item_with_attempts,
         "pause": lambda n: factories.PauseFactory(),
         "worker": lambda n: factories.WorkerFactory(),
+        "quarantine": lambda n: factories.QuarantineFactory(),
         "audit": lambda n: factories.AuditEntryFactory(),
     }[basename]
     return [row(n) for _ in range(n)][-1].pk

@@ -17,7 +17,7 @@ from access.models import AuditEntry, Channel
 from access.scopes import Scope
 from access.services import create_token
 from batch.models import State
-from contimg.urls import router
+from contimg.urls import product_actions, router
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -62,6 +62,11 @@ WRITES = {
     ("item-retry", "post"): Write("operate", "item.retry", of="failed item"),
     ("pause-list", "post"): Write("operate", "stage.pause", lambda world: {"stage": "image", "reason": "hot"}),
     ("pause-detail", "delete"): Write("operate", "stage.resume"),
+    ("quarantine-list", "post"): Write(
+        "operate", "quarantine.add", lambda world: {"kind": "image", "id": world["image"].pk, "reason": "a satellite"}
+    ),
+    ("quarantine-lift", "post"): Write("operate", "quarantine.lift"),
+    ("quarantine-reprocess", "post"): Write("operate", "batch.create", of="rebuildable"),
 }
 READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
 NEEDS_A_FILE = {"image-fits", "image-noise", "image-preview", "item-log"}  # and a factory's row has none
@@ -71,7 +76,7 @@ def routes() -> dict[str, dict[str, str]]:
     """By name of the address the methods it has."""
     return {
         pattern.name: pattern.callback.actions
-        for pattern in router.urls
+        for pattern in (*router.urls, *product_actions.urls)
         if hasattr(pattern.callback, "actions") and "format" not in str(pattern.pattern)
     }
 
@@ -91,6 +96,10 @@ def world() -> dict[str, Any]:
         "free tile": factories.SubbandGroupFactory(),
         "pause": factories.PauseFactory(stage="convert"),
         "worker": factories.WorkerFactory(),
+        "quarantine": factories.QuarantineFactory(),
+        "rebuildable": factories.QuarantineFactory(
+            calibration_table=None, image=factories.MosaicFactory(is_suspect=True)
+        ),
         "subband-group": factories.SubbandGroupFactory(),
         "measurement-set": factories.MeasurementSetFactory(),
         "calibrator": factories.CalibratorFactory(),
