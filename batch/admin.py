@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
+from django.contrib.auth.models import User
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from batch.blame import lift_and_recompute, plan, reprocess
 from batch.logs import read_log
 from batch.models import OUTPUT_COLUMNS, Attempt, Batch, Item, Output, Pause, Worker
 from batch.services import (
@@ -27,6 +29,7 @@ from batch.services import (
 )
 from contimg.admin import EMPTY, FactsAdmin, FactsInline, badge, change_url, link, links, number
 from contimg.exceptions import ContimgError
+from provenance.models import NODE_COLUMNS, Quarantine
 
 LOG_TAIL_BYTES = 20_000
 
@@ -182,3 +185,37 @@ class OutputAdmin(FactsAdmin):
     list_display = ["id", link("attempt"), *OUTPUT_COLUMNS.values()]
     list_select_related = ["attempt", *OUTPUT_COLUMNS.values()]
     search_fields = ["image__name", "measurement_set__name"]
+
+
+@admin.display(description="plan to rebuild")
+def _plan(row: Quarantine) -> SafeString:
+    planned = plan(row=row)
+    kept = format_html_join("", "<li>{}: {}</li>", ((one.tile.name, one.reason) for one in planned.not_rebuilt))
+    return format_html(
+        "{} tiles and {} mosaics can be made again; {} tiles stay suspect.<ul>{}</ul>",
+        len(planned.tiles), len(planned.epochs), len(planned.not_rebuilt), kept,
+    )  # fmt: skip
+
+
+@admin.register(Quarantine)
+class QuarantineAdmin(Steered):
+    list_display = ["id", "product", "reason", "created_by", "created_at", "lifted_at"]
+    list_filter = ["created_at", "lifted_at"]
+    list_select_related = [*NODE_COLUMNS, "created_by"]
+    search_fields = ["reason"]
+    extra_facts = (_plan,)
+    actions = ["lift", "reprocess"]
+
+    @admin.display(description="product")
+    def product(self, row: Quarantine) -> SafeString:
+        return format_html('<a href="{}">{} {}</a>', change_url(row.node), row.node_kind.replace("_", " "), row.node)
+
+    @admin.action(description="Lift", permissions=["operate"])
+    def lift(self, request: HttpRequest, queryset: QuerySet[Quarantine]) -> None:
+        actor = cast(User, request.user)
+        self.each(request, queryset, lambda row: lift_and_recompute(row=row, actor=actor), "lifted")
+
+    @admin.action(description="Rebuild what can be rebuilt", permissions=["operate"])
+    def reprocess(self, request: HttpRequest, queryset: QuerySet[Quarantine]) -> None:
+        owner = cast(User, request.user)
+        self.each(request, queryset, lambda row: reprocess(row=row, owner=owner), "are being rebuilt; see the batches")

@@ -9,6 +9,7 @@ import sys
 from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -39,6 +40,15 @@ def seconds(text: str) -> float:
     if not 0 <= value <= MOST_SECONDS:
         raise ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {MOST_SECONDS:.0f}")
     return value
+
+
+def utc_time(text: str) -> datetime:
+    """The type of an option: a time as 2026-03-20 or 2026-03-20T06:10, UTC where it has no offset."""
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-03-20T06:10 (UTC)") from error
 
 
 def not_empty(text: str) -> str:

@@ -300,6 +300,8 @@ SPECTACULAR_SETTINGS = {
         "GradeEnum": "contimg.models.Grade",
         "ImageKindEnum": "images.models.Image.Kind",
         "CalibrationKindEnum": "calibration.models.CalibrationTable.Kind",
+        "NodeKindEnum": "provenance.reach.NAMES",
+        "QuarantineKindEnum": "provenance.models.NODE_COLUMNS",
         "SubjectKindEnum": "qa.models.SubjectKind",
         "ItemStateEnum": "batch.models.State",
         "BatchStateEnum": "batch.models.BatchState",

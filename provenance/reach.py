@@ -16,6 +16,7 @@ from typing import Any
 from django.db.models import F, Model, QuerySet
 
 from calibration.models import AppliedFlags, AppliedTable, CalibrationTable, FlagTable
+from contimg.exceptions import InvalidInput
 from images.models import Image, MosaicTile
 from observations.models import MeasurementSet, SubbandGroup
 from sources.models import Catalogue
@@ -28,8 +29,22 @@ KINDS: dict[str, type[Model]] = {
     "image": Image,
     "catalogue": Catalogue,
 }
+NAMES = tuple(KINDS)
 Keys = QuerySet[Any, Any]  # rows of one column, `key`
 Start = Mapping[str, Keys]
+
+
+class NoSuchProduct(InvalidInput):
+    code = "no_such_product"
+    status = 404
+
+
+def product_of(kind: str, pk: int) -> Model:
+    """Raises NoSuchProduct."""
+    product = KINDS[kind]._default_manager.filter(pk=pk).first() if 0 < pk < 2**63 else None
+    if product is None:
+        raise NoSuchProduct(f"There is no {kind} {pk}.")
+    return product
 
 
 def keys(rows: QuerySet[Any, Any], column: str = "pk") -> Keys:

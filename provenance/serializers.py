@@ -7,11 +7,11 @@ from rest_framework import serializers
 from contimg.api.serializers import FactsSerializer, StrictSerializer
 from contimg.models import Grade
 from provenance.models import NODE_COLUMNS, Quarantine
-from provenance.reach import KINDS
+from provenance.reach import NAMES
 
 
 class NodeReferenceSerializer(serializers.Serializer):
-    kind = serializers.ChoiceField(list(KINDS))
+    kind = serializers.ChoiceField(NAMES)
     id = serializers.IntegerField()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from access.audit import audit
@@ -16,7 +16,7 @@ from contimg.exceptions import ContimgError, InvalidInput
 from images.models import Image, MosaicTile
 from observations.models import MeasurementSet, SubbandGroup
 from provenance.models import NODE_COLUMNS, Quarantine
-from provenance.reach import KINDS
+from provenance.reach import KINDS, product_of
 from sources.services import withdraw_statistics
 
 MOST_REASON_CHARACTERS = 300
@@ -32,8 +32,8 @@ class AlreadyLifted(ContimgError):
     status = 409
 
 
-class NoSuchProduct(InvalidInput):
-    code = "no_such_product"
+class NotQuarantinable(InvalidInput):
+    code = "not_quarantinable"
 
 
 class ReasonMissing(InvalidInput):
@@ -43,9 +43,11 @@ class ReasonMissing(InvalidInput):
 def quarantine(*, kind: str, pk: int, reason: str, actor: User | None = None) -> Quarantine:
     """One transaction: the product and all that was made from it is suspect, and counts nowhere from now on.
 
-    Raises NoSuchProduct, ReasonMissing and AlreadyQuarantined.
+    Raises NotQuarantinable, NoSuchProduct, ReasonMissing and AlreadyQuarantined.
     """
-    product = _product(kind, pk)
+    if kind not in NODE_COLUMNS:
+        raise NotQuarantinable(f"A {kind!r} cannot be quarantined; there are {', '.join(NODE_COLUMNS)}.")
+    product = product_of(kind, pk)
     text = " ".join(reason.split())
     if not text or len(text) > MOST_REASON_CHARACTERS:
         raise ReasonMissing(f"Say why, in 1 to {MOST_REASON_CHARACTERS} characters; who finds it suspect will read it.")
@@ -72,15 +74,6 @@ def lift(*, row: Quarantine, actor: User | None = None) -> Quarantine:
     n_images = _spread()
     audit(action="quarantine.lift", subject=row, details={"images": n_images})
     return row
-
-
-def _product(kind: str, pk: int) -> Model:
-    if kind not in NODE_COLUMNS:
-        raise NoSuchProduct(f"A {kind!r} cannot be quarantined; there are {', '.join(NODE_COLUMNS)}.")
-    product = KINDS[kind]._default_manager.filter(pk=pk).first()
-    if product is None:
-        raise NoSuchProduct(f"There is no {kind} {pk}.")
-    return product
 
 
 # --- spreading -----------------------------------------------------------------------------------------------------

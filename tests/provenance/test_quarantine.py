@@ -9,7 +9,15 @@ from calibration.models import CalibrationTable
 from images.models import Image
 from observations.models import MeasurementSet
 from provenance.models import Quarantine
-from provenance.services import AlreadyLifted, AlreadyQuarantined, NoSuchProduct, ReasonMissing, lift, quarantine
+from provenance.reach import NoSuchProduct
+from provenance.services import (
+    AlreadyLifted,
+    AlreadyQuarantined,
+    NotQuarantinable,
+    ReasonMissing,
+    lift,
+    quarantine,
+)
 from sources.models import Source
 from sources.services import light_curve, refresh_stale
 from tests.factories import ImageFactory, MeasurementFactory, SourceFactory, UserFactory
@@ -128,7 +136,7 @@ def test_the_number_of_queries_does_not_grow():
 
 @pytest.mark.parametrize("kind", ["catalogue", "source", "", "image "])
 def test_what_cannot_be_quarantined_is_refused(kind):
-    with pytest.raises(NoSuchProduct):
+    with pytest.raises(NotQuarantinable):
         quarantine(kind=kind, pk=1, reason="bad")
 
 

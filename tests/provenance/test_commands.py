@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from images.models import Image
+from tests.provenance.chains import make_chain
+
+pytestmark = pytest.mark.django_db
+
+
+def said(*arguments):
+    out = io.StringIO()
+    call_command(*map(str, arguments), stdout=out)
+    return out.getvalue()
+
+
+def test_impact_says_how_much_of_each_kind():
+    chain = make_chain(2)
+    told = said("impact", "product", "calibration_table", chain.tables[0].pk)
+    assert "3  image" in told
+    assert "0  points of light curves" in told
+    facts = json.loads(said("impact", "product", "calibration_table", chain.tables[0].pk, "--json"))
+    assert facts["counts"]["image"] == 3
+
+
+def test_impact_of_an_antenna_a_time_and_software():
+    chain = make_chain(2)
+    day = f"{chain.groups[0].observed_at:%Y-%m-%d}"
+    assert "2  subband group" in said("impact", "time", "--from", day, "--until", "2027-01-01")
+    assert said("impact", "antenna", "no such").startswith("         0  points")
+    assert said("impact", "software", "ducc0", "no such").startswith("         0  points")
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2026-13-01", "9999-12-31T23:59-14:00"])
+def test_a_time_that_is_none_is_refused(when):
+    with pytest.raises(CommandError, match="is not a time"):
+        said("impact", "time", "--from", when, "--until", "2027-01-01")
+
+
+def test_a_quarantine_from_beginning_to_end():
+    chain = make_chain(2)
+    told = said("quarantine", "add", "calibration_table", chain.tables[0].pk, "--reason", "solved on a resolved source")
+    number = json.loads(said("quarantine", "list", "--json"))[0]["id"]
+    assert f"quarantine plan {number}" in told
+    assert Image.objects.filter(is_suspect=True).count() == 3
+    assert "2 tiles stay suspect" in said("quarantine", "plan", number)
+    assert "solved on a resolved source" in said("quarantine", "list")
+    assert "trusted again" in said("quarantine", "lift", number)
+    assert said("quarantine", "list") == "Nothing is quarantined.\n"
+    assert "solved on" in said("quarantine", "list", "--all")
+    with pytest.raises(CommandError, match=r"already_lifted"):
+        said("quarantine", "lift", number)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**70])
+def test_what_is_not_there_is_refused(number):
+    with pytest.raises(CommandError, match=r"no_such_product"):
+        said("impact", "product", "image", number)
+    with pytest.raises(CommandError, match=r"no_such_product"):
+        said("quarantine", "add", "image", number, "--reason", "bad")
+    with pytest.raises(CommandError, match=r"unknown_quarantine"):
+        said("quarantine", "plan", number)
