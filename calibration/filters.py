@@ -4,7 +4,7 @@ from django_filters import CharFilter
 
 from calibration.models import CalibrationTable, Calibrator
 from contimg.api.filters import BOUNDS, RANGE, ChoicesFilter, ConeFilter, ListFilter, TimeFilter
-from contimg.models import Grade
+from contimg.models import Grade, GradeSource
 
 
 class CalibratorFilter(ConeFilter):
@@ -25,6 +25,7 @@ class CalibratorFilter(ConeFilter):
 class CalibrationTableFilter(ListFilter):
     kind = ChoicesFilter(choices=CalibrationTable.Kind)
     grade = ChoicesFilter(choices=Grade)
+    grade_source = ChoicesFilter(choices=GradeSource)
     valid_at = TimeFilter(method="filter_valid_at", help_text="Valid at this time (UTC).")
 
     class Meta:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 
-from contimg.querysets import current_assessments
+from contimg.querysets import current_assessments, current_reviews
 from contimg.sky import PositionQuerySet, separation_expression
 
 HALF_POWER_RADIUS_DEG = 1.36  # of the dish's beam at 1.405 GHz (observations/engines/beam.py)
@@ -51,7 +51,7 @@ class CalibrationTableQuerySet(models.QuerySet):
 
     def for_detail(self) -> Self:
         return self.select_related("source_measurement_set", "calibrator").prefetch_related(
-            current_assessments(self.model)
+            current_assessments(self.model), current_reviews(self.model)
         )
 
 

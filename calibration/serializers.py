@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from calibration.models import CalibrationTable, Calibrator
 from calibration.services import next_transits
-from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
+from contimg.api.serializers import FactsSerializer, ReviewReferenceSerializer, SeparationField, VerdictSerializer
 from observations.serializers import MeasurementSetReferenceSerializer
 
 
@@ -39,7 +39,7 @@ class CalibrationTableSerializer(FactsSerializer):
         model = CalibrationTable
         fields = [
             "id", "kind", "set_name", "valid_from", "valid_until", "dec_deg", "reference_antenna",
-            "source_measurement_set", "grade", "is_retired", "created_at",
+            "source_measurement_set", "grade", "grade_source", "is_retired", "created_at",
         ]  # fmt: skip
 
 
@@ -47,9 +47,12 @@ class CalibrationTableDetailSerializer(CalibrationTableSerializer):
     source_measurement_set = MeasurementSetReferenceSerializer()
     calibrator = serializers.CharField()
     assessment = VerdictSerializer(allow_null=True)
+    reviews = ReviewReferenceSerializer(
+        source="current_reviews", many=True, help_text="Newest first; the first one's verdict is the grade."
+    )
 
     class Meta(CalibrationTableSerializer.Meta):
         fields = [
             *CalibrationTableSerializer.Meta.fields, "calibrator", "solved_at", "solver", "version", "metrics",
-            "assessment", "parameters", "versions", "size_bytes", "checksum", "recipe",
+            "assessment", "reviews", "parameters", "versions", "size_bytes", "checksum", "recipe",
         ]  # fmt: skip

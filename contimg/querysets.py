@@ -17,3 +17,8 @@ def current_assessments(model: type[Model]) -> Prefetch:
     """The current verdict with its findings, as the list `current_assessments` (of one, or empty)."""
     verdicts = related(model, "assessments").current().with_findings()
     return Prefetch("assessments", verdicts, to_attr="current_assessments")
+
+
+def current_reviews(model: type[Model]) -> Prefetch:
+    """What people say of it now, newest first, as the list `current_reviews`."""
+    return Prefetch("reviews", related(model, "reviews").current().with_reviewer(), to_attr="current_reviews")

@@ -20,7 +20,7 @@ from provenance.viewsets import (
     MeasurementSetProvenanceViewSet,
     SubbandGroupProvenanceViewSet,
 )
-from qa.viewsets import AssessmentViewSet, PolicyViewSet
+from qa.viewsets import AssessmentViewSet, PolicyViewSet, ReviewViewSet
 from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
 
 router = Router()
@@ -36,6 +36,7 @@ router.register("reference-catalogues", ReferenceCatalogueViewSet, "reference-ca
 router.register("reference-sources", ReferenceSourceViewSet, "reference-source")
 router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
+router.register("reviews", ReviewViewSet, "review")
 router.register("batches", BatchViewSet, "batch")
 router.register("items", ItemViewSet, "item")
 router.register("quarantines", QuarantineViewSet, "quarantine")

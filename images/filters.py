@@ -34,6 +34,7 @@ class ImageFilter(CoversFilter):
             "is_primary_beam_corrected": ["exact"],
             "is_suspect": ["exact"],
             "is_lenient": ["exact"],
+            "is_disputed": ["exact"],
             "is_current": ["exact"],
             "measurement_set": ["exact", "isnull"],
             "mosaic_of": ["exact", "isnull"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import ExpressionWrapper, F, Q
+from django.db.models import Case, ExpressionWrapper, F, Q, Value, When
 from django.db.models.functions import NullIf
 
 from contimg.models import Grade, GradeSource
 from images.querysets import ImageQuerySet
 from observations.models import DataRoot, Epoch, MeasurementSet
+
+# Nobody knows yet whether what is not judged is good; a verdict of marginal is known to need a look.
+REVIEW_ORDER = (Grade.POOR, Grade.MARGINAL, Grade.UNKNOWN, Grade.GOOD, Grade.EXCELLENT)
 
 
 class Image(models.Model):
@@ -96,6 +99,19 @@ class Image(models.Model):
         db_persist=True,
         help_text="What is measured in it counts in light curves and statistics.",
     )
+    is_disputed = models.BooleanField(default=False, help_text="Its current reviews do not agree on the verdict.")
+    review_rank = models.GeneratedField(
+        expression=Case(
+            When(Q(is_current=False) | Q(is_suspect=True) | Q(kind="external"), then=Value(None)),
+            When(is_disputed=True, then=Value(0)),
+            When(grade_source=GradeSource.REVIEW, then=Value(None)),
+            *(When(grade=grade, then=Value(rank)) for rank, grade in enumerate(REVIEW_ORDER, start=1)),
+            output_field=models.SmallIntegerField(null=True),
+        ),
+        output_field=models.SmallIntegerField(null=True),
+        db_persist=True,
+        help_text="In the queue of reviewers: 0 disputed, then what nobody reviewed, worst first; null: not in it.",
+    )
     n_measurements = models.PositiveIntegerField(default=0, help_text="Fluxes measured in it, fitted and forced.")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -135,6 +151,13 @@ class Image(models.Model):
             models.Index(fields=["created_at", "id"], name="image_created"),
             models.Index(fields=["id"], condition=Q(is_suspect=True), name="image_suspect"),
             models.Index(fields=["kind", "pointing_dec_deg", "observed_at"], name="image_strip"),
+            models.Index(
+                F("review_rank"),
+                F("observed_at").desc(),
+                F("id").desc(),
+                condition=Q(review_rank__isnull=False),
+                name="image_review_queue",
+            ),
         ]
 
     def __str__(self) -> str:

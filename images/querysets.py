@@ -7,7 +7,7 @@ from typing import Self
 
 from django.db.models import Exists, F, OuterRef, Q, Value
 
-from contimg.querysets import current_assessments
+from contimg.querysets import current_assessments, current_reviews
 from contimg.sky import (
     MAX_RADIUS_DEG,
     PositionQuerySet,
@@ -61,6 +61,10 @@ class ImageQuerySet(PositionQuerySet):
     def latest_with_preview(self) -> Self:
         return self.current().exclude(preview_path="").exclude(observed_at=None).order_by("-observed_at", "-id")
 
+    def in_review_queue(self) -> Self:
+        """Disputed ones first, then those that nobody reviewed: worst first, newest first. One index has this order."""
+        return self.filter(review_rank__isnull=False).order_by("review_rank", "-observed_at", "-id")
+
     def with_links(self) -> Self:
         """What a list shows of the rows an image hangs on."""
         return self.select_related("measurement_set", "root")
@@ -70,7 +74,10 @@ class ImageQuerySet(PositionQuerySet):
 
     def for_detail(self) -> Self:
         return self.with_links().prefetch_related(
-            "measurement_set__applied_tables__table", "mosaic_tiles__tile", current_assessments(self.model)
+            "measurement_set__applied_tables__table",
+            "mosaic_tiles__tile",
+            current_assessments(self.model),
+            current_reviews(self.model),
         )
 
 

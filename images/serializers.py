@@ -6,7 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.reverse import reverse
 
-from contimg.api.serializers import FactsSerializer, SeparationField, VerdictSerializer
+from contimg.api.serializers import FactsSerializer, ReviewReferenceSerializer, SeparationField, VerdictSerializer
 from contimg.models import Grade
 from images.models import Image
 from images.services import celestial_cards
@@ -41,6 +41,11 @@ class ImageDetailSerializer(ImageSerializer):
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
     mosaic_tiles = MosaicTileSerializer(many=True, help_text="Empty for what is no mosaic.")
     assessment = VerdictSerializer(allow_null=True)
+    reviews = ReviewReferenceSerializer(
+        source="current_reviews",
+        many=True,
+        help_text="Of this version, newest first; the first one's verdict is the grade.",
+    )
     wcs = serializers.SerializerMethodField(
         help_text="The cards of the FITS header that say where the image is (`ctype1`, `crval1`, ...); null where the"
         " file is gone, or says it only behind its first header."
@@ -50,8 +55,8 @@ class ImageDetailSerializer(ImageSerializer):
     class Meta(ImageSerializer.Meta):
         fields = [
             *ImageSerializer.Meta.fields[:-1], "unit", "radius_deg", "thermal_rms_jy_per_beam", "finite_fraction",
-            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "wcs", "metrics", "engine",
-            "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
+            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment",
+            "reviews", "is_disputed", "wcs", "metrics", "engine", "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
         ]  # fmt: skip
 
     @extend_schema_field(

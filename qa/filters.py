@@ -4,7 +4,7 @@ from django_filters import CharFilter
 
 from contimg.api.filters import BOUNDS, ChoicesFilter, IntegerFilter, ListFilter
 from contimg.models import Grade
-from qa.models import Assessment, Policy, SubjectKind
+from qa.models import Assessment, Policy, Review, SubjectKind
 
 
 class AssessmentFilter(ListFilter):
@@ -29,3 +29,21 @@ class PolicyFilter(ListFilter):
     class Meta:
         model = Policy
         fields = {"name": ["exact"], "version": ["exact"], "is_active": ["exact"]}
+
+
+class ReviewFilter(ListFilter):
+    reviewer = CharFilter(field_name="reviewer__username", help_text="The name of a user.")
+    verdict = ChoicesFilter(choices=Grade)
+    tag = ChoicesFilter(choices=Review.Tag, method="filter_tag")
+
+    class Meta:
+        model = Review
+        fields = {
+            "is_current": ["exact"],
+            "image": ["exact"],
+            "calibration_table": ["exact"],
+            "created_at": BOUNDS,
+        }
+
+    def filter_tag(self, queryset, name, value):
+        return queryset.tagged(value)

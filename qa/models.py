@@ -224,6 +224,18 @@ class Review(models.Model):
     def __str__(self) -> str:
         return f"{self.verdict} by {self.reviewer_id}"
 
+    @property
+    def subject_kind(self) -> str:
+        return SubjectKind.CALIBRATION_TABLE if self.image_id is None else SubjectKind.IMAGE
+
+    @property
+    def subject_id(self) -> int:
+        return getattr(self, f"{self.subject_kind}_id")
+
+    @property
+    def subject(self) -> Image | CalibrationTable:
+        return getattr(self, self.subject_kind)
+
 
 class Alert(models.Model):
     """That a series of a dec strip left its control limits or stepped. Acknowledged by staff, silenced until a time."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Self
 
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
+from django.db.models.functions import Cast
 
 from contimg.querysets import related
 
@@ -37,8 +40,16 @@ class ReviewQuerySet(models.QuerySet):
     def current(self) -> Self:
         return self.filter(is_current=True)
 
+    def with_reviewer(self) -> Self:
+        return self.select_related("reviewer")
+
     def with_links(self) -> Self:
         return self.select_related("reviewer", "image", "calibration_table")
+
+    def tagged(self, tags: list[str]) -> Self:
+        """Those with any of these tags. SQLite cannot ask what is in a list of JSON; its text has the tag in quotes."""
+        wanted = [Q(tags_text__contains=f'"{tag}"') for tag in tags]
+        return self.alias(tags_text=Cast("tags", models.TextField())).filter(reduce(or_, wanted, Q()))
 
 
 class AlertQuerySet(models.QuerySet):

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer
-from qa.models import Assessment, Policy, Rule, SubjectKind
+from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer, StrictSerializer
+from qa.models import Assessment, Policy, Review, Rule, SubjectKind
+from qa.reviews import MOST_COMMENT_CHARACTERS, VERDICTS
+
+REVIEWED_KINDS = [SubjectKind.IMAGE, SubjectKind.CALIBRATION_TABLE]
+MOST_ID = 2**63 - 1  # SQLite fails on larger ones
 
 
 class SubjectSerializer(serializers.Serializer):
@@ -44,3 +48,53 @@ class PolicyDetailSerializer(PolicySerializer):
 
     class Meta(PolicySerializer.Meta):
         fields = [*PolicySerializer.Meta.fields, "rules"]
+
+
+class ReviewSerializer(FactsSerializer):
+    subject = SubjectSerializer(source="*")
+    reviewer = serializers.CharField(source="reviewer.username")
+    tags = serializers.ListField(child=serializers.ChoiceField(Review.Tag.choices))
+
+    class Meta:
+        model = Review
+        fields = ["id", "subject", "reviewer", "verdict", "tags", "comment", "is_current", "created_at"]
+
+
+class _SaidSerializer(StrictSerializer):
+    verdict = serializers.ChoiceField(VERDICTS)
+    tags = serializers.ListField(child=serializers.ChoiceField(Review.Tag.choices), required=False, max_length=20)
+    comment = serializers.CharField(required=False, allow_blank=True, max_length=MOST_COMMENT_CHARACTERS)
+
+
+class ReviewedSubjectSerializer(StrictSerializer):
+    kind = serializers.ChoiceField(REVIEWED_KINDS)
+    id = serializers.IntegerField(min_value=1, max_value=MOST_ID)
+
+
+class NewReviewSerializer(_SaidSerializer):
+    subject = ReviewedSubjectSerializer()
+
+
+class NewEpochReviewSerializer(_SaidSerializer):
+    epoch = serializers.IntegerField(min_value=1, max_value=MOST_ID)
+
+
+class AgreementSerializer(serializers.Serializer):
+    reviewer = serializers.CharField()
+    other = serializers.CharField(allow_null=True, help_text="Null: the policy.")
+    n = serializers.IntegerField(help_text="Subjects that both judged.")
+    exact = serializers.FloatField(help_text="Share of equal verdicts.")
+    within_one_grade = serializers.FloatField(help_text="Share of verdicts at most one grade apart.")
+    kappa = serializers.FloatField(
+        allow_null=True, help_text="Cohen's kappa; null where both only ever gave one and the same grade."
+    )
+
+
+class AgreementsSerializer(serializers.Serializer):
+    since = serializers.DateTimeField()
+    reviewers = AgreementSerializer(many=True)
+    with_policy = AgreementSerializer(many=True)
+
+
+class SinceSerializer(serializers.Serializer):
+    since = serializers.DateTimeField(required=False)

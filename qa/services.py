@@ -13,6 +13,7 @@ from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from images.models import Image
 from qa.models import Assessment, Finding, Policy, SubjectKind
+from qa.reviews import settle_grade
 from qa.rules import Measured, judge, known
 from sources.models import Source
 from sources.services import refresh_statistics
@@ -136,8 +137,7 @@ def _record(
     for finding in verdict.findings:
         finding.assessment = assessment
     Finding.objects.bulk_create(verdict.findings)
-    subject.grade = Grade(verdict.grade)
-    subject.save(update_fields=["grade"])
+    settle_grade(subject=subject)
     return assessment
 
 

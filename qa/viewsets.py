@@ -1,13 +1,36 @@
 from __future__ import annotations
 
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from access.models import Token
+from access.permissions import InsufficientScope
+from access.scopes import Scope, is_allowed
+from contimg.api.errors import ProblemSerializer
 from contimg.api.viewsets import ReadOnlyResource
-from qa.filters import AssessmentFilter, PolicyFilter
-from qa.models import Assessment, Policy
+from images.models import Image
+from images.serializers import ImageDetailSerializer
+from observations.models import Epoch
+from qa.agreement import agreements
+from qa.filters import AssessmentFilter, PolicyFilter, ReviewFilter
+from qa.models import Assessment, Policy, Review
+from qa.reviews import find_subject, queue, review, review_epoch, withdraw
 from qa.serializers import (
+    AgreementsSerializer,
     AssessmentDetailSerializer,
     AssessmentSerializer,
+    NewEpochReviewSerializer,
+    NewReviewSerializer,
     PolicyDetailSerializer,
     PolicySerializer,
+    ReviewSerializer,
+    SinceSerializer,
 )
 
 
@@ -33,3 +56,76 @@ class PolicyViewSet(ReadOnlyResource):
     filterset_class = PolicyFilter
     orderings = ["created_at", "version", "id"]
     ordering = "-created_at"
+
+
+class ReviewViewSet(ReadOnlyResource):
+    """What people say of images and calibration tables. A review's verdict is the grade; it changes no assessment."""
+
+    queryset = Review.objects.with_reviewer()
+    detail_queryset = Review.objects.with_reviewer()
+    serializer_class = ReviewSerializer
+    detail_serializer_class = ReviewSerializer
+    filterset_class = ReviewFilter
+    orderings = ["created_at", "id"]
+    ordering = "-created_at"
+    required_scopes = dict.fromkeys(("create", "withdraw", "next", "epoch", "agreement"), Scope.REVIEW)
+
+    @extend_schema(request=NewReviewSerializer, responses={201: ReviewSerializer, 404: ProblemSerializer})
+    def create(self, request: Request) -> Response:
+        """In place of your earlier review of the same subject, which stays as history."""
+        asked = NewReviewSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        said = dict(asked.validated_data)
+        subject = said.pop("subject")
+        made = review(
+            subject=find_subject(kind=subject["kind"], key=subject["id"]), reviewer=_reviewer(request), **said
+        )
+        return Response(ReviewSerializer(made).data, status=201)
+
+    @extend_schema(request=None, responses={200: ReviewSerializer, 409: ProblemSerializer})
+    @action(detail=True, methods=["post"])
+    def withdraw(self, request: Request, pk: str) -> Response:
+        """Your own, or with the scope `admin` anybody's. The grade is then another reviewer's, or the policy's."""
+        row = get_object_or_404(Review.objects.with_links(), pk=pk)
+        token = request.auth if isinstance(request.auth, Token) else None
+        if row.reviewer != request.user and not is_allowed(user=request.user, token=token, scope=Scope.ADMIN):
+            raise InsufficientScope(needed=Scope.ADMIN, token=token)
+        return Response(ReviewSerializer(withdraw(review=row)).data)
+
+    @extend_schema(responses={200: ImageDetailSerializer, 204: None})
+    @action(detail=False)
+    def next(self, request: Request) -> Response:
+        """The image that waits for you: a disputed one, else the worst that nobody reviewed. 204 when there is none."""
+        first = queue(reviewer=_reviewer(request)).values_list("pk", flat=True).first()
+        if first is None:
+            return Response(status=204)
+        image = Image.objects.for_detail().get(pk=first)
+        return Response(ImageDetailSerializer(image, context=self.get_serializer_context()).data)
+
+    @extend_schema(
+        request=NewEpochReviewSerializer,
+        responses={201: ReviewSerializer(many=True), **dict.fromkeys((404, 409), ProblemSerializer)},
+    )
+    @action(detail=False, methods=["post"], pagination_class=None, filterset_class=None)
+    def epoch(self, request: Request) -> Response:
+        """One review for each current tile of the epoch's own hour and strip, and its mosaic; all or none."""
+        asked = NewEpochReviewSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        said = dict(asked.validated_data)
+        epoch = get_object_or_404(Epoch, pk=said.pop("epoch"))
+        made = review_epoch(epoch=epoch, reviewer=_reviewer(request), **said)
+        return Response(ReviewSerializer(made, many=True).data, status=201)
+
+    @extend_schema(parameters=[SinceSerializer], responses=AgreementsSerializer)
+    @action(detail=False, query_parameters=["since"])
+    def agreement(self, request: Request) -> Response:
+        """Of each two reviewers, and of each with the policy, by current reviews of the last year or since a time."""
+        asked = SinceSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        return Response(AgreementsSerializer(agreements(since=asked.validated_data.get("since"))).data)
+
+
+def _reviewer(request: Request) -> User:
+    """Whoever has the scope is a user."""
+    user: Any = request.user
+    return user

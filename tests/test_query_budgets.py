@@ -38,6 +38,7 @@ def make_rows(basename: str, n: int) -> int:
         "reference-source": lambda n: factories.ReferenceSourceFactory(),
         "assessment": assessment_with_findings,
         "policy": policy_with_rules,
+        "review": lambda n: factories.ReviewFactory(),
         "batch": lambda n: open_batch(),
         "item": item_with_attempts,
         "pause": lambda n: factories.PauseFactory(),
@@ -66,12 +67,14 @@ def table_with_verdict(n):
     table = factories.CalibrationTableFactory()
     verdict = factories.AssessmentFactory(image=None, calibration_table=table)
     factories.FindingFactory.create_batch(min(n, 3), assessment=verdict)
+    factories.ReviewFactory.create_batch(min(n, 3), image=None, calibration_table=table)
     return table
 
 
 def image_with_tables_and_verdict(n):
     image = factories.ImageFactory(measurement_set=set_with_tables(n))
     factories.FindingFactory.create_batch(min(n, 3), assessment=factories.AssessmentFactory(image=image))
+    factories.ReviewFactory.create_batch(min(n, 3), image=image)
     factories.MosaicTileFactory.create_batch(min(n, 2), mosaic=image)  # still a page of images
     return image
 

@@ -96,3 +96,14 @@ class VerdictSerializer(serializers.Serializer):
 
     def get_attribute(self, instance: Any) -> Any:
         return next(iter(instance.current_assessments), None)
+
+
+class ReviewReferenceSerializer(serializers.Serializer):
+    """A current review inside its subject's detail (`current_reviews`)."""
+
+    id = serializers.IntegerField()
+    reviewer = serializers.CharField(source="reviewer.username")
+    verdict = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField())
+    comment = serializers.CharField()
+    created_at = serializers.DateTimeField()

@@ -53,6 +53,14 @@ def _batch(world: dict[str, Any]) -> dict[str, Any]:
     return {"stage": "convert", "subjects": [{"kind": "subband_group", "id": world["free tile"].pk}]}
 
 
+def _image(world: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "image", "id": world["image"].pk}
+
+
+def _said(about: dict[str, Any]) -> dict[str, Any]:
+    return {**about, "verdict": "good"}
+
+
 WRITES = {
     ("batch-list", "post"): Write("operate", "batch.create", _batch),
     ("batch-cancel", "post"): Write("operate", "batch.cancel"),
@@ -67,8 +75,13 @@ WRITES = {
     ),
     ("quarantine-lift", "post"): Write("operate", "quarantine.lift"),
     ("quarantine-reprocess", "post"): Write("operate", "batch.create", of="rebuildable"),
+    ("review-list", "post"): Write("review", "review.create", lambda world: _said({"subject": _image(world)})),
+    ("review-epoch", "post"): Write("review", "epoch.review", lambda world: _said({"epoch": world["seen epoch"].pk})),
+    ("review-withdraw", "post"): Write("review", "review.withdraw"),
 }
 READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
+READS |= {"review-next": "review", "review-agreement": "review"}
+OF_NO_ROW = {"review-next", "review-agreement", "review-epoch"}
 NEEDS_A_FILE = {"image-fits", "image-noise", "image-preview", "item-log"}  # and a factory's row has none
 
 
@@ -112,6 +125,8 @@ def world() -> dict[str, Any]:
         "reference-source": factories.ReferenceSourceFactory(),
         "assessment": factories.AssessmentFactory(),
         "policy": factories.PolicyFactory(),
+        "review": factories.ReviewFactory(),
+        "seen epoch": factories.MosaicFactory().mosaic_of,
     }
 
 
@@ -152,7 +167,7 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
     resource = name.removesuffix("-list")
     kind = next(kind for kind in sorted(world, key=len, reverse=True) if resource.startswith(kind))
     row = world[write.of or kind]
-    address = reverse(name, kwargs={} if name.endswith("-list") else {"pk": row.pk})
+    address = reverse(name, kwargs={} if name.endswith("-list") or name in OF_NO_ROW else {"pk": row.pk})
     before = AuditEntry.objects.count()
     with transaction.atomic():
         answer = getattr(client, method)(address, write.body(world) if method == "post" else None)

@@ -32,6 +32,7 @@ FIELDS = {
     "assessments": "id, subject, policy, grade, is_current, created_at",
     "calibrators": "id, name, ra_deg, dec_deg, reference, is_retired",
     "policies": "id, name, version, is_active",
+    "reviews": "id, subject, reviewer, verdict, tags, comment, is_current, created_at",
     "batches": "id, stage, state, parameters, priority, idempotency_key, owner, created_at, started_at, finished_at,"
     "counts, progress, eta_s",
     "items": "id, batch, stage, subject, state, attempt, worker, progress, error, started_at, finished_at",
