@@ -48,7 +48,7 @@ class CalibrationTableDetailSerializer(CalibrationTableSerializer):
     calibrator = serializers.CharField()
     assessment = VerdictSerializer(allow_null=True)
     reviews = ReviewReferenceSerializer(
-        source="current_reviews", many=True, help_text="Newest first; the first one's verdict is the grade."
+        source="current_reviews", many=True, help_text="Newest first; the verdict of the first is the grade."
     )
 
     class Meta(CalibrationTableSerializer.Meta):

@@ -44,7 +44,7 @@ class ImageDetailSerializer(ImageSerializer):
     reviews = ReviewReferenceSerializer(
         source="current_reviews",
         many=True,
-        help_text="Of this version, newest first; the first one's verdict is the grade.",
+        help_text="Of this version, newest first; the verdict of the first is the grade.",
     )
     wcs = serializers.SerializerMethodField(
         help_text="The cards of the FITS header that say where the image is (`ctype1`, `crval1`, ...); null where the"
@@ -55,8 +55,8 @@ class ImageDetailSerializer(ImageSerializer):
     class Meta(ImageSerializer.Meta):
         fields = [
             *ImageSerializer.Meta.fields[:-1], "unit", "radius_deg", "thermal_rms_jy_per_beam", "finite_fraction",
-            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment",
-            "reviews", "is_disputed", "wcs", "metrics", "engine", "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
+            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "reviews", "is_disputed",
+            "wcs", "metrics", "engine", "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
         ]  # fmt: skip
 
     @extend_schema_field(

@@ -53,6 +53,7 @@ class PolicyDetailSerializer(PolicySerializer):
 class ReviewSerializer(FactsSerializer):
     subject = SubjectSerializer(source="*")
     reviewer = serializers.CharField(source="reviewer.username")
+    verdict = serializers.ChoiceField(VERDICTS)
     tags = serializers.ListField(child=serializers.ChoiceField(Review.Tag.choices))
 
     class Meta:

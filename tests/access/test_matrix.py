@@ -77,7 +77,7 @@ WRITES = {
     ("quarantine-reprocess", "post"): Write("operate", "batch.create", of="rebuildable"),
     ("review-list", "post"): Write("review", "review.create", lambda world: _said({"subject": _image(world)})),
     ("review-epoch", "post"): Write("review", "epoch.review", lambda world: _said({"epoch": world["seen epoch"].pk})),
-    ("review-withdraw", "post"): Write("review", "review.withdraw"),
+    ("review-withdraw", "post"): Write("admin", "review.withdraw"),  # another's; one's own needs `review` only
 }
 READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
 READS |= {"review-next": "review", "review-agreement": "review"}
