@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 from django import forms
@@ -28,7 +27,6 @@ from batch.services import (
     set_priority,
 )
 from contimg.admin import EMPTY, FactsAdmin, FactsInline, badge, change_url, link, links, number
-from contimg.exceptions import ContimgError
 from provenance.models import NODE_COLUMNS, Quarantine
 
 LOG_TAIL_BYTES = 20_000
@@ -39,19 +37,6 @@ class Steered(FactsAdmin):
 
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("access.operate")
-
-    def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
-        """Tell what became of each row; one that cannot be does not keep the others from it."""
-        n, reasons = 0, dict[str, None]()  # what is wrong with all of them is said once
-        for row in rows:
-            try:
-                act(row)
-                n += 1
-            except ContimgError as error:
-                reasons[f"{error} [{error.code}]"] = None
-        for reason in reasons:
-            self.message_user(request, reason, messages.WARNING)
-        self.message_user(request, f"{n} {done}.")
 
 
 @admin.display(description="state", ordering="state")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib import admin
 
 from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
-from contimg.admin import FactsAdmin, grade_badge, link, links, number
+from contimg.admin import FactsAdmin, grade_badge, link, links, number, write_review
 
 
 @admin.register(Calibrator)
@@ -50,6 +50,8 @@ class CalibrationTableAdmin(FactsAdmin):
     search_fields = ["set_name"]
     extra_facts = (
         links("assessments", "qa.assessment", "calibration_table"),
+        write_review,
+        links("reviews", "qa.review", "calibration_table"),
         links("applied to", "calibration.appliedtable", "table"),
     )
 

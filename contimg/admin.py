@@ -7,13 +7,16 @@ import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db import models
+from django.db.models import QuerySet
 from django.db.models.constants import LOOKUP_SEP
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+
+from contimg.exceptions import ContimgError
 
 admin.site.site_header = "contimg"
 admin.site.site_title = "contimg"
@@ -63,6 +66,19 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return self.get_fields(request, obj)
 
+    def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
+        """Tell what became of each row; one that cannot be does not keep the others from it."""
+        n, reasons = 0, dict[str, None]()  # what is wrong with all of them is said once
+        for row in rows:
+            try:
+                act(row)
+                n += 1
+            except ContimgError as error:
+                reasons[f"{error} [{error.code}]"] = None
+        for reason in reasons:
+            self.message_user(request, reason, messages.WARNING)
+        self.message_user(request, f"{n} {done}.")
+
 
 class FactsInline(ReadOnly, admin.TabularInline):
     extra = 0
@@ -110,6 +126,19 @@ def links(name: str, model_label: str, by: str) -> Column:
         return format_html('<a href="{}?{}__id__exact={}">show</a>', url, by, row.pk)
 
     return shown
+
+
+def preview_picture(image: Any, style: str) -> SafeString | str:
+    if not image.preview_path:
+        return EMPTY
+    url = reverse("image-preview", args=[image.pk])
+    return format_html('<img class="{}" src="{}" alt="{}" loading="lazy">', style, url, image.name)
+
+
+@admin.display(description="review")
+def write_review(row: Any) -> SafeString:
+    """A link to the page on which a reviewer says what he thinks of an image, a calibration table or an epoch."""
+    return format_html('<a href="{}">write</a>', reverse("admin:qa_review_write", args=[row._meta.model_name, row.pk]))
 
 
 def change_url(row: Any) -> str:

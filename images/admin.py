@@ -5,7 +5,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from contimg.admin import EMPTY, FactsAdmin, grade_badge, link, links, number
+from contimg.admin import FactsAdmin, grade_badge, link, links, number, preview_picture, write_review
 from images.models import Image, ImageEdge, MosaicTile
 
 
@@ -24,7 +24,16 @@ class ImageAdmin(FactsAdmin):
         "is_suspect",
     ]
     list_display_links = ["thumbnail", "name"]
-    list_filter = ["kind", "grade", "is_current", "is_suspect", "is_lenient", "observed_at"]
+    list_filter = [
+        "kind",
+        "grade",
+        "is_current",
+        "is_suspect",
+        "is_lenient",
+        "grade_source",
+        "is_disputed",
+        "observed_at",
+    ]
     list_select_related = ["measurement_set"]
     search_fields = ["name", "path"]
     extra_facts = (
@@ -33,16 +42,18 @@ class ImageAdmin(FactsAdmin):
         "fits",
         links("tiles", "images.mosaictile", "mosaic"),
         links("assessments", "qa.assessment", "image"),
+        write_review,
+        links("reviews", "qa.review", "image"),
         links("measurements", "sources.measurement", "image"),
     )
 
     @admin.display(description="preview")
     def thumbnail(self, image: Image) -> SafeString | str:
-        return _preview(image, "preview-small")
+        return preview_picture(image, "preview-small")
 
     @admin.display(description="preview")
     def preview(self, image: Image) -> SafeString | str:
-        return _preview(image, "preview-large")
+        return preview_picture(image, "preview-large")
 
     @admin.display(description="FITS")
     def fits(self, image: Image) -> SafeString:
@@ -63,10 +74,3 @@ class MosaicTileAdmin(FactsAdmin):
 class ImageEdgeAdmin(FactsAdmin):
     list_display = [link("image"), "number", "normal_x", "normal_y", "normal_z", "offset"]
     list_select_related = ["image"]
-
-
-def _preview(image: Image, style: str) -> SafeString | str:
-    if not image.preview_path:
-        return EMPTY
-    url = reverse("image-preview", args=[image.pk])
-    return format_html('<img class="{}" src="{}" alt="{}" loading="lazy">', style, url, image.name)

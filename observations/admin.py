@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from contimg.admin import EMPTY, FactsAdmin, FactsInline, link, links, number
+from contimg.admin import EMPTY, FactsAdmin, FactsInline, link, links, number, write_review
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 
 
@@ -47,7 +47,7 @@ class SubbandGroupAdmin(FactsAdmin):
 class EpochAdmin(FactsAdmin):
     list_display = ["name", "started_at", number("dec_deg", ".3f", description="dec strip (deg)"), "created_at"]
     list_filter = ["started_at"]
-    extra_facts = (links("mosaics", "images.image", "mosaic_of"),)
+    extra_facts = (links("mosaics", "images.image", "mosaic_of"), write_review)
 
 
 def _subbands(numbers: list[int]) -> str:

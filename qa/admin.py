@@ -1,11 +1,36 @@
 from __future__ import annotations
 
-from django.contrib import admin
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from contimg.admin import FactsAdmin, FactsInline, change_url, grade_badge, link, links
+from calibration.models import CalibrationTable
+from contimg.admin import (
+    EMPTY,
+    FactsAdmin,
+    FactsInline,
+    badge,
+    change_url,
+    grade_badge,
+    link,
+    links,
+    preview_picture,
+)
+from contimg.exceptions import ContimgError
+from images.models import Image
+from observations.models import Epoch
+from qa.agreement import agreements
 from qa.models import Alert, Assessment, Finding, Policy, Review, Rule
+from qa.reviews import MOST_COMMENT_CHARACTERS, VERDICTS, images_of, queue, review, review_epoch, withdraw
 
 
 @admin.display(description="outcome", ordering="outcome")
@@ -62,17 +87,111 @@ class FindingAdmin(FactsAdmin):
     search_fields = ["rule", "metric"]
 
 
+class ReviewForm(forms.Form):
+    verdict = forms.ChoiceField(choices=[(grade.value, grade.label) for grade in VERDICTS], widget=forms.RadioSelect)
+    tags = forms.MultipleChoiceField(choices=Review.Tag.choices, required=False, widget=forms.CheckboxSelectMultiple)
+    comment = forms.CharField(required=False, max_length=MOST_COMMENT_CHARACTERS, widget=forms.Textarea({"rows": 3}))
+
+
 @admin.register(Review)
 class ReviewAdmin(FactsAdmin):
-    list_display = ["id", "subject", "verdict", "tags", "reviewer", "is_current", "created_at"]
+    """Besides the list of reviews: the page on which they are written, the way through the queue, and agreement."""
+
+    list_display = ["thumbnail", "subject", "verdict_badge", "tags", "comment", "reviewer", "is_current", "created_at"]
+    list_display_links = ["created_at"]
+    actions = ["withdraw"]
     list_filter = ["verdict", "is_current", "reviewer"]
     list_select_related = ["reviewer", "image", "calibration_table"]
     search_fields = ["comment", "image__name", "calibration_table__set_name"]
 
+    def has_review_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("access.review")
+
     @admin.display(description="subject")
     def subject(self, review: Review) -> SafeString:
-        row = review.image or review.calibration_table
-        return format_html('<a href="{}">{}</a>', change_url(row), row)
+        return format_html('<a href="{}">{}</a>', change_url(review.subject), review.subject)
+
+    @admin.display(description="preview")
+    def thumbnail(self, review: Review) -> SafeString | str:
+        return EMPTY if review.image is None else preview_picture(review.image, "preview-small")
+
+    @admin.display(description="verdict", ordering="verdict")
+    def verdict_badge(self, review: Review) -> SafeString:
+        return badge(review.verdict)
+
+    @admin.action(description="Withdraw", permissions=["review"])
+    def withdraw(self, request: HttpRequest, queryset: QuerySet[Review]) -> None:
+        if not request.user.has_perm("access.administer"):
+            others = queryset.exclude(reviewer=request.user).count()
+            queryset = queryset.filter(reviewer=request.user)
+            if others:
+                self.message_user(request, f"{others} are of others and stay; an administrator may withdraw them.")
+        rows = queryset.select_related("image", "calibration_table")
+        self.each(request, rows, lambda row: withdraw(review=row), "reviews are withdrawn")
+
+    def get_urls(self) -> list[Any]:
+        def page(route: str, view: Any, name: str) -> Any:
+            return path(route, self.admin_site.admin_view(view), name=name)
+
+        return [
+            page("next/", self.next_page, "qa_review_next"),
+            page("agreement/", self.agreement_page, "qa_review_agreement"),
+            page("write/<slug:kind>/<int:pk>/", self.write_page, "qa_review_write"),
+            *super().get_urls(),
+        ]
+
+    def next_page(self, request: HttpRequest) -> HttpResponse:
+        self._require_reviewer(request)
+        image = queue(reviewer=request.user).first()
+        if image is None:
+            self.message_user(request, "Nothing waits for your review.")
+            return redirect("admin:qa_review_changelist")
+        return redirect("admin:qa_review_write", "image", image.pk)
+
+    def agreement_page(self, request: HttpRequest) -> HttpResponse:
+        self._require_reviewer(request)
+        found = agreements()
+        shown = {"since": found.since, "rows": [*found.reviewers, *found.with_policy]}
+        return self._page(request, "qa/agreement.html", "Agreement of reviewers", shown)
+
+    def write_page(self, request: HttpRequest, kind: str, pk: int) -> HttpResponse:
+        """Of an image, a calibration table, or all images of an epoch at once; then on to the next of the queue."""
+        self._require_reviewer(request)
+        model = {"image": Image, "calibrationtable": CalibrationTable, "epoch": Epoch}.get(kind)
+        if model is None:
+            raise Http404
+        subject = get_object_or_404(model, pk=pk)
+        form = ReviewForm(request.POST if request.method == "POST" else None)
+        if form.is_valid() and self._written(request, subject, form.cleaned_data):
+            return redirect("admin:qa_review_next" if "_next" in request.POST else change_url(subject))
+        images = {"image": lambda: [subject], "epoch": lambda: images_of(epoch=subject)}.get(kind, list)()
+        shown = {"subject": subject, "subject_url": change_url(subject), "form": form, "images": images}
+        if not isinstance(subject, Epoch):
+            verdict = subject.assessments.current().with_findings().first()
+            shown |= {"assessment": verdict, "reviews": subject.reviews.current().with_reviewer()}
+        return self._page(request, "qa/write_review.html", f"Review of {subject}", shown)
+
+    def _written(self, request: HttpRequest, subject: Any, said: dict[str, Any]) -> bool:
+        """Whether it was; why not is told."""
+        try:
+            if isinstance(subject, Epoch):
+                n = len(review_epoch(epoch=subject, reviewer=request.user, **said))
+                self.message_user(request, f"{n} images of the epoch {subject} are {said['verdict']} now.")
+            else:
+                review(subject=subject, reviewer=request.user, **said)
+                self.message_user(request, f"{subject} is {said['verdict']} now.")
+        except ContimgError as error:
+            self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
+            return False
+        return True
+
+    def _require_reviewer(self, request: HttpRequest) -> None:
+        if not self.has_review_permission(request):
+            raise PermissionDenied
+
+    def _page(self, request: HttpRequest, template: str, title: str, shown: dict[str, Any]) -> HttpResponse:
+        context = {**self.admin_site.each_context(request), "title": title, "opts": self.opts, "media": self.media}
+        return TemplateResponse(request, template, {**context, **shown})
 
 
 @admin.register(Alert)

@@ -6,6 +6,7 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -30,6 +31,7 @@ from tests.factories import (
     AssessmentFactory,
     CalibrationTableFactory,
     EpochFactory,
+    FindingFactory,
     ImageFactory,
     MeasurementFactory,
     MosaicFactory,
@@ -412,3 +414,86 @@ def test_agreement_is_of_the_time_that_is_asked_for(client_of_reviewer):
     assert len(client_of_reviewer.get(f"{URL}agreement/?since=2020-01-01T00:00:00Z").json()["reviewers"]) == 1
     assert client_of_reviewer.get(f"{URL}agreement/?since=yesterday").status_code == 400
     assert client_of_reviewer.get(f"{URL}agreement/?until=2020-01-01").status_code == 400
+
+
+# --- admin -------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def staff(client, reviewer):
+    reviewer.is_staff = True
+    reviewer.save()
+    client.force_login(reviewer)
+    return client
+
+
+def page_of(row) -> str:
+    return reverse("admin:qa_review_write", args=[row._meta.model_name, row.pk])
+
+
+def test_a_reviewer_walks_through_the_queue_with_the_picture_in_view(staff):
+    poor = ImageFactory(grade="poor", preview_path="images/1.png")
+    good = ImageFactory(grade="good")
+    FindingFactory(assessment=AssessmentFactory(image=poor, grade="poor"), rule="noise_high", outcome="fail")
+    first = staff.get(reverse("admin:qa_review_next"), follow=True)
+    assert first.redirect_chain[-1][0] == page_of(poor)
+    page = first.content.decode()
+    assert reverse("image-preview", args=[poor.pk]) in page
+    assert "noise_high" in page
+    said = {"verdict": "good", "tags": ["rfi", "other"], "comment": "faint stripes", "_next": "1"}
+    assert staff.post(page_of(poor), said, follow=True).redirect_chain[-1][0] == page_of(good)
+    made = Review.objects.get()
+    assert (made.verdict, made.tags, made.comment) == ("good", ["rfi", "other"], "faint stripes")
+    last = staff.post(page_of(good), {"verdict": "good", "_next": "1"}, follow=True)
+    assert "Nothing waits for your review." in last.content.decode()
+    assert "Review the next image" in last.content.decode()
+
+
+@pytest.mark.parametrize("said", [{}, {"verdict": "unknown"}, {"verdict": "good", "tags": ["cats"]}])
+def test_a_form_that_says_nothing_known_is_shown_again(staff, said):
+    answer = staff.post(page_of(ImageFactory()), said)
+    assert answer.status_code == 200
+    assert "errorlist" in answer.content.decode()
+    assert not Review.objects.exists()
+
+
+def test_tables_and_epochs_are_reviewed_in_the_admin_too(staff):
+    table = CalibrationTableFactory()
+    epoch, tiles = epoch_with_tiles(2)
+    empty = EpochFactory()
+    assert tiles[1].name in staff.get(page_of(epoch)).content.decode()
+    for row in (table, epoch):
+        assert staff.post(page_of(row), {"verdict": "poor"}).status_code == 302
+    assert {shown(row) for row in (table, *tiles)} == {("poor", "review")}
+    assert "[nothing_to_review]" in staff.post(page_of(empty), {"verdict": "poor"}).content.decode()
+    assert staff.get(page_of(table).replace("calibrationtable", "policy")).status_code == 404
+    assert staff.get(page_of(table).replace(f"/{table.pk}/", "/999/")).status_code == 404
+
+
+def test_a_reviewer_withdraws_his_own_in_the_admin(staff, reviewer, admin_client):
+    image = ImageFactory()
+    rows = [say(image, "good"), say(image, "poor", reviewer)]
+    asked = {"action": "withdraw", "_selected_action": [row.pk for row in rows]}
+    changelist = reverse("admin:qa_review_changelist")
+    page = staff.post(changelist, asked, follow=True).content.decode()
+    assert "1 are of others and stay" in page
+    assert "1 reviews are withdrawn." in page
+    assert shown(image) == ("good", "review")
+    page = admin_client.post(changelist, asked, follow=True).content.decode()
+    assert "[review_not_current]" in page
+    assert shown(image) == ("unknown", "policy")
+
+
+def test_who_may_not_review_cannot_in_the_admin_either(client):
+    client.force_login(UserFactory(is_staff=True))
+    image = ImageFactory()
+    for url in (page_of(image), reverse("admin:qa_review_next"), reverse("admin:qa_review_agreement")):
+        assert client.get(url).status_code == 403
+    assert client.post(page_of(image), {"verdict": "poor"}).status_code == 403
+    asked = {"action": "withdraw", "_selected_action": [ReviewFactory().pk]}
+    client.post(reverse("admin:qa_review_changelist"), asked)
+    assert Review.objects.current().count() == 1
+
+
+def test_agreement_is_shown_in_the_admin(staff):
+    AssessmentFactory(image=verdicts(ImageFactory(), "good", "poor"), grade="good")
+    page = staff.get(reverse("admin:qa_review_agreement")).content.decode()
+    assert page.count("the policy") == 2
