@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from django.db.models import Model
@@ -12,7 +10,7 @@ from django.db.models import Model
 from batch.stages import COMPANIONS
 from contimg.exceptions import EngineFailed, MissingProduct
 from contimg.models import Product
-from contimg.products import digest, newest_change_ns, product_path, products_root, size_bytes
+from contimg.products import digest, file_checksum, newest_change_ns, product_path, products_root, size_bytes
 from images.models import Image
 from images.services import image_file
 from observations.models import SubbandFile
@@ -109,7 +107,7 @@ def _entries(row: Row) -> Iterator[Entry]:
         return
     kind = str(row._meta.verbose_name)
     if isinstance(row, SubbandFile):
-        checksum = _sha256(row.path)
+        checksum = file_checksum(row.path)
         yield {"kind": kind, "id": row.pk, "name": row.path.name, "size_bytes": row.size_bytes, "checksum": checksum}
     elif isinstance(row, Assessment):
         findings = list(row.findings.values_list("rule", "value", "outcome"))
@@ -130,7 +128,7 @@ def _companion_entries(image: Image) -> Iterator[Entry]:
                 "kind": name.removesuffix("_path"),
                 "name": relative,
                 "size_bytes": path.stat().st_size,
-                "checksum": _sha256(path),
+                "checksum": file_checksum(path),
             }
 
 
@@ -142,8 +140,3 @@ def _product_entry(kind: str, row: Product | Image) -> Entry:
             f"The product {row.path} has {size} bytes and was recorded with {row.size_bytes}; make it again."
         )
     return {"kind": kind, "id": row.pk, "name": row.path, "size_bytes": size, "checksum": row.checksum}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

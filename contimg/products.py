@@ -85,14 +85,20 @@ def require_writable_roots(*, holds_products: bool) -> None:
 
     An unmounted disk leaves an empty folder, or none, in which a night would silently be made anew.
     """
+    if holds_products:
+        require_products()
+    for setting in ("CONTIMG_PRODUCTS_ROOT", "CONTIMG_LOG_DIR"):
+        require_writable(Path(getattr(settings, setting)), named_by=setting)
+
+
+def require_products() -> None:
+    """That the disk which the database names products on is there. Raises ProductsAway."""
     root = products_root()
-    if holds_products and not (root / WORK_FOLDER).is_dir():
+    if not (root / WORK_FOLDER).is_dir():
         raise ProductsAway(
             f"The products root {root} has nothing of ours in it, and the database names products there; is its disk "
             f"mounted? If they are lost for good, `mkdir -p {root / WORK_FOLDER}` has them made anew."
         )
-    for setting in ("CONTIMG_PRODUCTS_ROOT", "CONTIMG_LOG_DIR"):
-        require_writable(Path(getattr(settings, setting)), named_by=setting)
 
 
 @contextlib.contextmanager
@@ -270,6 +276,12 @@ def is_intact(relative: str, expected_bytes: int | None = None) -> bool:
     """Whether a product is on disk, and of the size it was recorded with (checksums would cost minutes a night)."""
     path = products_root() / relative
     return path.exists() and (expected_bytes is None or size_bytes(path) == expected_bytes)
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of every byte of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(*parts: Any) -> str:

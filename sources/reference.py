@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,6 +14,7 @@ from django.utils import timezone
 from access.audit import audit
 from contimg.exceptions import InvalidInput
 from contimg.insert import insert_like
+from contimg.products import file_checksum
 from contimg.sky import healpix_indices
 from sources.models import ReferenceCatalogue, ReferenceSource
 
@@ -71,7 +71,7 @@ def import_catalogue(
     facts = _facts(name, frequency_hz, epoch_jyear, note)
     with reference.open_catalogue(path) as table:
         layout = reference.choose(table, columns=columns or {}, units=units or {}, frame=frame)
-        content = {"checksum": _checksum(path), "parameters": layout.as_dict()}
+        content = {"checksum": file_checksum(path), "parameters": layout.as_dict()}
         known = ReferenceCatalogue.objects.filter(name=name).first()
         if known is not None and _has(known, content):
             return _described(known, facts)
@@ -130,11 +130,6 @@ def _insert(catalogue: ReferenceCatalogue, sources: ReferenceRows) -> None:
 
 def _nullable(values: list[Any]) -> list[Any]:
     return [None if value != value else value for value in values]  # NaN is not itself
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _facts(name: str, frequency_hz: float | None, epoch_jyear: float | None, note: str) -> dict[str, Any]:

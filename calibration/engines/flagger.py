@@ -17,7 +17,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 from contimg.exceptions import EngineFailed
-from observations.engines.measurement_set import BrokenMeasurementSet, Header, read_header, read_rows
+from observations.engines.measurement_set import ROWS_AT_ONCE, BrokenMeasurementSet, Header, read_header, read_rows
 
 MAD_TO_SIGMA = 1.4826
 
@@ -83,6 +83,15 @@ def read_flags(path: Path, first_row: int, count: int) -> np.ndarray:
     """Flags of some rows, shape (row, channel, polarization)."""
     with h5py.File(path, "r") as file:
         return file["flags"][first_row : first_row + count]
+
+
+def content_checksum(path: Path) -> str:
+    """That of `flag`, over the flags in the order on disk, read in blocks."""
+    digest = hashlib.sha256()
+    with h5py.File(path, "r") as file:
+        for start in range(0, file["flags"].shape[0], ROWS_AT_ONCE):  # whole bytes: a multiple of eight rows
+            digest.update(np.packbits(file["flags"][start : start + ROWS_AT_ONCE]).tobytes())
+    return digest.hexdigest()
 
 
 def _load(path: Path, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
