@@ -22,7 +22,7 @@ from calibration.models import CalibrationTable, FlagTable
 from contimg.exceptions import ContimgError, MissingProduct
 from contimg.products import file_checksum, product_path, require_products, size_bytes
 from contimg.querysets import related
-from images.models import Image
+from images.models import Image, MosaicTile
 from images.services import image_file
 from observations.models import MeasurementSet
 
@@ -237,10 +237,8 @@ def consequences_of(*, kind: Kind, row: Any) -> Consequences:
     }[kind]()
     images = Image.objects.filter(pk__in=Image.objects.filter(made_from).values("pk"))
     tiles = images.exclude(kind=Image.Kind.MOSAIC)
-    mosaics = Image.objects.mosaics().filter(
-        Q(pk__in=images.values("pk"))
-        | Q(pk__in=Image.objects.filter(mosaic_tiles__tile__in=tiles.values("pk")).values("pk"))
-    )
+    of_tiles = MosaicTile.objects.filter(tile__in=tiles.values("pk")).values("mosaic")
+    mosaics = Image.objects.mosaics().filter(Q(pk__in=images.values("pk")) | Q(pk__in=of_tiles))
     (n_images, of_images), (n_mosaics, of_mosaics) = (
         rows.aggregate(n=Count("pk"), fluxes=Sum("n_measurements", default=0)).values() for rows in (tiles, mosaics)
     )

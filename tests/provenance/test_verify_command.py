@@ -7,7 +7,6 @@ import signal
 from datetime import timedelta
 from pathlib import Path
 
-import numpy as np
 import pytest
 from astropy.io import fits
 from casacore.tables import table as casa_table
@@ -325,31 +324,28 @@ def test_a_disk_that_is_away_is_one_error_and_not_a_fault_of_every_product(produ
         call_command("verify")
 
 
-def test_faults_are_printed_as_they_are_found_and_ctrl_c_ends_it(monkeypatch):
-    image = ImageFactory()
-    second = ImageFactory()
-    looked = []
+class Interrupted(io.StringIO):
+    """Somebody presses Ctrl-C when he sees the first line."""
 
-    def interrupted_at_the_second(*, image):
-        looked.append(image.pk)
-        if len(looked) == 2:
-            signal.raise_signal(signal.SIGINT)
-        raise FileNotFoundError
+    def write(self, text: str) -> int:
+        n = super().write(text)
+        signal.raise_signal(signal.SIGINT)
+        return n
 
-    monkeypatch.setattr("provenance.verifying.image_file", interrupted_at_the_second)
-    out = io.StringIO()
+
+def test_faults_are_printed_as_they_are_found_and_ctrl_c_ends_it():
+    ImageFactory()
+    newest = ImageFactory()
+    out = Interrupted()
     with pytest.raises(SystemExit) as end:
         call_command("verify", "--kind", "image", stdout=out, stderr=io.StringIO())
     assert end.value.code == INTERRUPTED
-    assert out.getvalue().splitlines() == [
-        f"missing image {second.pk} ({second.name}): {second.path} is not there; 1 image rests on it."
-    ]
-    assert looked == [second.pk, image.pk]
+    line = f"missing image {newest.pk} ({newest.name}): {newest.path} is not there; 1 image rests on it."
+    assert out.getvalue().splitlines() == [line]
 
 
-def test_values_that_are_not_numbers_do_not_change_a_checksum(tile, products_root):
+def test_a_line_of_history_more_is_no_change(tile, products_root):
     with fits.open(products_root / tile.path, mode="update") as hdus:
-        assert not np.isnan(hdus[0].data).all()
         hdus[0].header["HISTORY"] = "looked at"
     tile.size_bytes = (products_root / tile.path).stat().st_size
     tile.save()
