@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from django.db import models
-from django.db.models import Count, F, Prefetch, Q, QuerySet, Sum
+from django.db.models import Count, F, Prefetch, QuerySet, Sum
 
-from calibration.models import CalibrationTable, FlagTable
+from calibration.models import AppliedTable, CalibrationTable, FlagTable
 from contimg.exceptions import ContimgError, MissingProduct
 from contimg.products import file_checksum, product_path, require_products, size_bytes
 from contimg.querysets import related
@@ -221,25 +221,27 @@ def _content_checksums() -> dict[Kind, Callable[[Path], str]]:
 
 def consequences_of(*, kind: Kind, row: Any) -> Consequences:
     """Counted along the foreign keys, tables solved from a set and applied to others included. Two queries."""
-    applied = "measurement_set__applied_tables__table"
-    made_from = {
-        Kind.MEASUREMENT_SET: lambda: (
-            Q(measurement_set=row)
-            | Q(measurement_set__calibrated_from=row)
-            | Q(**{f"{applied}__source_measurement_set": row})
-        ),
-        Kind.FLAG_TABLE: lambda: (
-            Q(measurement_set__calibrated_from=row.measurement_set) | Q(**{f"{applied}__flag_table": row})
-        ),
-        Kind.CALIBRATION_TABLE: lambda: Q(**{applied: row}),
-        Kind.IMAGE: lambda: Q(pk=row.pk),
-        Kind.MOSAIC: lambda: Q(pk=row.pk),
-    }[kind]()
-    images = Image.objects.filter(pk__in=Image.objects.filter(made_from).values("pk"))
+    if isinstance(row, Image):
+        images = Image.objects.filter(pk=row.pk)
+    else:
+        images = Image.objects.filter(measurement_set__in=_sets_made_from(kind, row))
     tiles = images.exclude(kind=Image.Kind.MOSAIC)
     of_tiles = MosaicTile.objects.filter(tile__in=tiles.values("pk")).values("mosaic")
-    mosaics = Image.objects.mosaics().filter(Q(pk__in=images.values("pk")) | Q(pk__in=of_tiles))
+    mosaics = images.mosaics() if kind == Kind.MOSAIC else Image.objects.filter(pk__in=of_tiles)
     (n_images, of_images), (n_mosaics, of_mosaics) = (
         rows.aggregate(n=Count("pk"), fluxes=Sum("n_measurements", default=0)).values() for rows in (tiles, mosaics)
     )
     return Consequences(n_images, n_mosaics, of_images + of_mosaics)
+
+
+def _sets_made_from(kind: Kind, row: Any) -> QuerySet[Any]:
+    """Ids of measurement sets, itself included. Each part of a union has its index; one OR would read all sets."""
+    applied = AppliedTable.objects.values("measurement_set")
+    sets = MeasurementSet.objects.order_by().values("pk")
+    if kind == Kind.CALIBRATION_TABLE:
+        return applied.filter(table=row)
+    if kind == Kind.FLAG_TABLE:
+        return applied.filter(table__flag_table=row).union(sets.filter(calibrated_from=row.measurement_set_id))
+    return applied.filter(table__source_measurement_set=row).union(
+        sets.filter(calibrated_from=row), sets.filter(pk=row.pk)
+    )
