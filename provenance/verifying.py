@@ -23,6 +23,7 @@ from contimg.exceptions import ContimgError, MissingProduct
 from contimg.products import file_checksum, product_path, require_products, size_bytes
 from contimg.querysets import related
 from images.models import Image, MosaicTile
+from images.querysets import ImageQuerySet
 from images.services import image_file
 from observations.models import MeasurementSet
 
@@ -142,7 +143,7 @@ def _newest_first(rows: QuerySet[Any]) -> Iterator[Any]:
         page = list(rows.filter(pk__lt=page[-1].pk).order_by("-pk")[:ROWS_AT_ONCE])
 
 
-def _images() -> QuerySet[Image]:
+def _images() -> ImageQuerySet:
     made_by = related(Image, "made_by").select_related("attempt").order_by("pk")
     return Image.objects.select_related("root").prefetch_related(Prefetch("made_by", made_by))
 

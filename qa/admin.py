@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -29,8 +30,8 @@ from contimg.exceptions import ContimgError
 from images.models import Image
 from observations.models import Epoch
 from qa.agreement import agreements
-from qa.models import Alert, Assessment, Finding, Policy, Review, Rule
-from qa.reviews import MOST_COMMENT_CHARACTERS, VERDICTS, images_of, queue, review, review_epoch, withdraw
+from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Finding, Policy, Review, Rule
+from qa.reviews import VERDICTS, images_of, queue, review, review_epoch, withdraw
 
 
 @admin.display(description="outcome", ordering="outcome")
@@ -87,6 +88,9 @@ class FindingAdmin(FactsAdmin):
     search_fields = ["rule", "metric"]
 
 
+REVIEWED: dict[str, Any] = {model._meta.model_name or "": model for model in (Image, CalibrationTable, Epoch)}
+
+
 class ReviewForm(forms.Form):
     verdict = forms.ChoiceField(choices=[(grade.value, grade.label) for grade in VERDICTS], widget=forms.RadioSelect)
     tags = forms.MultipleChoiceField(choices=Review.Tag.choices, required=False, widget=forms.CheckboxSelectMultiple)
@@ -121,9 +125,10 @@ class ReviewAdmin(FactsAdmin):
 
     @admin.action(description="Withdraw", permissions=["review"])
     def withdraw(self, request: HttpRequest, queryset: QuerySet[Review]) -> None:
-        if not request.user.has_perm("access.administer"):
-            others = queryset.exclude(reviewer=request.user).count()
-            queryset = queryset.filter(reviewer=request.user)
+        reviewer = _reviewer(request)
+        if not reviewer.has_perm("access.administer"):
+            others = queryset.exclude(reviewer=reviewer).count()
+            queryset = queryset.filter(reviewer=reviewer)
             if others:
                 self.message_user(request, f"{others} are of others and stay; an administrator may withdraw them.")
         rows = queryset.select_related("image", "calibration_table")
@@ -141,57 +146,60 @@ class ReviewAdmin(FactsAdmin):
         ]
 
     def next_page(self, request: HttpRequest) -> HttpResponse:
-        self._require_reviewer(request)
-        image = queue(reviewer=request.user).first()
+        image = queue(reviewer=_reviewer(request)).first()
         if image is None:
             self.message_user(request, "Nothing waits for your review.")
             return redirect("admin:qa_review_changelist")
         return redirect("admin:qa_review_write", "image", image.pk)
 
     def agreement_page(self, request: HttpRequest) -> HttpResponse:
-        self._require_reviewer(request)
+        _reviewer(request)
         found = agreements()
         shown = {"since": found.since, "rows": [*found.reviewers, *found.with_policy]}
         return self._page(request, "qa/agreement.html", "Agreement of reviewers", shown)
 
     def write_page(self, request: HttpRequest, kind: str, pk: int) -> HttpResponse:
         """Of an image, a calibration table, or all images of an epoch at once; then on to the next of the queue."""
-        self._require_reviewer(request)
-        model = {"image": Image, "calibrationtable": CalibrationTable, "epoch": Epoch}.get(kind)
-        if model is None:
+        reviewer = _reviewer(request)
+        if kind not in REVIEWED:
             raise Http404
-        subject = get_object_or_404(model, pk=pk)
+        subject: Any = get_object_or_404(REVIEWED[kind], pk=pk)
         form = ReviewForm(request.POST if request.method == "POST" else None)
-        if form.is_valid() and self._written(request, subject, form.cleaned_data):
+        if form.is_valid() and self._written(request, subject, reviewer, form.cleaned_data):
             return redirect("admin:qa_review_next" if "_next" in request.POST else change_url(subject))
-        images = {"image": lambda: [subject], "epoch": lambda: images_of(epoch=subject)}.get(kind, list)()
-        shown = {"subject": subject, "subject_url": change_url(subject), "form": form, "images": images}
-        if not isinstance(subject, Epoch):
-            verdict = subject.assessments.current().with_findings().first()
-            shown |= {"assessment": verdict, "reviews": subject.reviews.current().with_reviewer()}
+        shown: dict[str, Any] = {"subject": subject, "subject_url": change_url(subject), "form": form}
+        if isinstance(subject, Epoch):
+            shown["images"] = images_of(epoch=subject)
+        else:
+            shown["images"] = [subject] if isinstance(subject, Image) else []
+            shown["assessment"] = subject.assessments.current().with_findings().first()
+            shown["reviews"] = subject.reviews.current().with_reviewer()
         return self._page(request, "qa/write_review.html", f"Review of {subject}", shown)
 
-    def _written(self, request: HttpRequest, subject: Any, said: dict[str, Any]) -> bool:
+    def _written(self, request: HttpRequest, subject: Any, reviewer: User, said: dict[str, Any]) -> bool:
         """Whether it was; why not is told."""
         try:
             if isinstance(subject, Epoch):
-                n = len(review_epoch(epoch=subject, reviewer=request.user, **said))
+                n = len(review_epoch(epoch=subject, reviewer=reviewer, **said))
                 self.message_user(request, f"{n} images of the epoch {subject} are {said['verdict']} now.")
             else:
-                review(subject=subject, reviewer=request.user, **said)
+                review(subject=subject, reviewer=reviewer, **said)
                 self.message_user(request, f"{subject} is {said['verdict']} now.")
         except ContimgError as error:
             self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
             return False
         return True
 
-    def _require_reviewer(self, request: HttpRequest) -> None:
-        if not self.has_review_permission(request):
-            raise PermissionDenied
-
     def _page(self, request: HttpRequest, template: str, title: str, shown: dict[str, Any]) -> HttpResponse:
         context = {**self.admin_site.each_context(request), "title": title, "opts": self.opts, "media": self.media}
         return TemplateResponse(request, template, {**context, **shown})
+
+
+def _reviewer(request: HttpRequest) -> User:
+    """Raises PermissionDenied."""
+    if not (isinstance(request.user, User) and request.user.has_perm("access.review")):
+        raise PermissionDenied
+    return request.user
 
 
 @admin.register(Alert)

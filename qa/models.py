@@ -12,6 +12,8 @@ from images.models import Image
 from observations.models import Epoch
 from qa.querysets import AlertQuerySet, AssessmentQuerySet, ReviewQuerySet
 
+MOST_COMMENT_CHARACTERS = 1000
+
 
 class SubjectKind(models.TextChoices):
     IMAGE = "image"
@@ -195,7 +197,7 @@ class Review(models.Model):
     reviewer = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="reviews")
     verdict = models.CharField(max_length=10, choices=Grade.choices)
     tags = models.JSONField(default=list, blank=True)
-    comment = models.CharField(max_length=1000, blank=True)
+    comment = models.CharField(max_length=MOST_COMMENT_CHARACTERS, blank=True)
     is_current = models.BooleanField(default=True, help_text="This reviewer's newest, not withdrawn.")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -24,12 +24,11 @@ from contimg.models import Grade, GradeSource
 from images.models import Image
 from images.querysets import ImageQuerySet
 from observations.models import Epoch
-from qa.models import Assessment, Review
+from qa.models import MOST_COMMENT_CHARACTERS, Assessment, Review
 from sources.services import refresh_statistics
 
 Subject = Image | CalibrationTable
 VERDICTS = [grade for grade in Grade if grade != Grade.UNKNOWN]
-MOST_COMMENT_CHARACTERS = Review._meta.get_field("comment").max_length
 
 
 class InvalidReview(InvalidInput):
@@ -189,7 +188,8 @@ def _set_grades(subjects: Sequence[Subject]) -> None:
         if isinstance(subject, Image):
             subject.is_disputed = len(set(said)) > 1
     fields = ["grade", "grade_source", *(["is_disputed"] if column == "image" else [])]
-    type(subjects[0]).objects.bulk_update(subjects, fields)
+    manager: Any = type(subjects[0]).objects
+    manager.bulk_update(subjects, fields)
 
 
 # --- read ---------------------------------------------------------------------------------------------------------

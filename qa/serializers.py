@@ -3,8 +3,8 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer, StrictSerializer
-from qa.models import Assessment, Policy, Review, Rule, SubjectKind
-from qa.reviews import MOST_COMMENT_CHARACTERS, VERDICTS
+from qa.models import MOST_COMMENT_CHARACTERS, Assessment, Policy, Review, Rule, SubjectKind
+from qa.reviews import VERDICTS
 
 REVIEWED_KINDS = [SubjectKind.IMAGE, SubjectKind.CALIBRATION_TABLE]
 MOST_ID = 2**63 - 1  # SQLite fails on larger ones
