@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from django.db.models import Exists, F, OuterRef, Q, Value
 
@@ -16,6 +16,9 @@ from contimg.sky import (
     offset_expressions,
     separation_expression,
 )
+
+if TYPE_CHECKING:
+    from images.models import Image
 
 ARCSEC = math.radians(1 / 3600)
 
@@ -64,6 +67,14 @@ class ImageQuerySet(PositionQuerySet):
     def in_review_queue(self) -> Self:
         """Disputed ones first, then those that nobody reviewed: worst first, newest first. One index has this order."""
         return self.filter(review_rank__isnull=False).order_by("review_rank", "-observed_at", "-id")
+
+    def behind_in_review_queue(self, image: Image) -> Self:
+        """What comes after this one; all, when it is not in the queue (any more)."""
+        if image.review_rank is None or image.observed_at is None:
+            return self
+        behind = Q(review_rank__gt=image.review_rank) | Q(observed_at__lt=image.observed_at)
+        behind |= Q(observed_at=image.observed_at, id__lt=image.pk)
+        return self.filter(behind, review_rank__gte=image.review_rank)
 
     def with_links(self) -> Self:
         """What a list shows of the rows an image hangs on."""

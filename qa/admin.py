@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from django import forms
@@ -31,7 +32,7 @@ from images.models import Image
 from observations.models import Epoch
 from qa.agreement import agreements
 from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Finding, Policy, Review, Rule
-from qa.reviews import VERDICTS, images_of, queue, review, review_epoch, withdraw
+from qa.reviews import VERDICTS, NoSuchSubject, images_of, queue, review, review_epoch, withdraw
 
 
 @admin.display(description="outcome", ordering="outcome")
@@ -146,7 +147,12 @@ class ReviewAdmin(FactsAdmin):
         ]
 
     def next_page(self, request: HttpRequest) -> HttpResponse:
-        image = queue(reviewer=_reviewer(request)).first()
+        left = request.GET.get("after", "")
+        after = int(left) if re.fullmatch(r"[0-9]{1,18}", left) else None
+        try:
+            image = queue(reviewer=_reviewer(request), after=after).first()
+        except NoSuchSubject:  # deleted while somebody looked at it
+            image = queue(reviewer=_reviewer(request)).first()
         if image is None:
             self.message_user(request, "Nothing waits for your review.")
             return redirect("admin:qa_review_changelist")

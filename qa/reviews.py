@@ -193,13 +193,18 @@ def _set_grades(subjects: Sequence[Subject]) -> None:
 
 
 # --- read ---------------------------------------------------------------------------------------------------------
-def queue(*, reviewer: User) -> ImageQuerySet:
+def queue(*, reviewer: User, after: int | None = None) -> ImageQuerySet:
     """What waits for this reviewer: disputed images that he has not reviewed, then those that nobody has.
 
-    Worst first and newest first, walked along one index.
+    Worst first and newest first, walked along one index; from behind the image `after` on, which he leaves for now.
+    Raises NoSuchSubject.
     """
     his = Review.objects.current().filter(image=OuterRef("pk"), reviewer=reviewer)
-    return Image.objects.in_review_queue().exclude(Exists(his))
+    waiting = Image.objects.in_review_queue().exclude(Exists(his))
+    if after is None:
+        return waiting
+    left = find_subject(kind="image", key=after)
+    return waiting.behind_in_review_queue(left) if isinstance(left, Image) else waiting
 
 
 def find_subject(*, kind: str, key: int) -> Subject:

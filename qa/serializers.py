@@ -97,5 +97,11 @@ class AgreementsSerializer(serializers.Serializer):
     with_policy = AgreementSerializer(many=True)
 
 
+class AfterSerializer(serializers.Serializer):
+    after = serializers.IntegerField(
+        required=False, min_value=1, max_value=MOST_ID, help_text="An image that you leave for now: the next behind it."
+    )
+
+
 class SinceSerializer(serializers.Serializer):
     since = serializers.DateTimeField(required=False)

@@ -22,6 +22,7 @@ from qa.filters import AssessmentFilter, PolicyFilter, ReviewFilter
 from qa.models import Assessment, Policy, Review
 from qa.reviews import find_subject, queue, review, review_epoch, withdraw
 from qa.serializers import (
+    AfterSerializer,
     AgreementsSerializer,
     AssessmentDetailSerializer,
     AssessmentSerializer,
@@ -92,11 +93,16 @@ class ReviewViewSet(ReadOnlyResource):
             raise InsufficientScope(needed=Scope.ADMIN, token=token)
         return Response(ReviewSerializer(withdraw(review=row)).data)
 
-    @extend_schema(responses={200: ImageDetailSerializer, 204: None})
-    @action(detail=False)
+    @extend_schema(
+        parameters=[AfterSerializer], responses={200: ImageDetailSerializer, 204: None, 404: ProblemSerializer}
+    )
+    @action(detail=False, query_parameters=["after"])
     def next(self, request: Request) -> Response:
         """The image that waits for you: a disputed one, else the worst that nobody reviewed. 204 when there is none."""
-        first = queue(reviewer=_reviewer(request)).values_list("pk", flat=True).first()
+        asked = AfterSerializer(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        waiting = queue(reviewer=_reviewer(request), after=asked.validated_data.get("after"))
+        first = waiting.values_list("pk", flat=True).first()
         if first is None:
             return Response(status=204)
         image = Image.objects.for_detail().get(pk=first)

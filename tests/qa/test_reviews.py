@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 
 import pytest
@@ -260,6 +261,27 @@ def test_next_gives_one_image_after_the_other_until_nothing_is_left(client_of_re
     assert client_of_reviewer.get(f"{URL}next/").status_code == 204
 
 
+def test_an_image_is_left_for_the_next_and_stays_in_the_queue(client_of_reviewer, reviewer):
+    now = timezone.now()
+    images = [
+        ImageFactory(grade="poor", observed_at=now),
+        ImageFactory(grade="poor", observed_at=now),
+        ImageFactory(grade="poor", observed_at=now - timedelta(days=1)),
+        ImageFactory(grade="good", observed_at=now),
+    ]
+    order = [images[1], images[0], *images[2:]]
+    for one, following in itertools.pairwise(order):
+        assert client_of_reviewer.get(f"{URL}next/?after={one.pk}").json()["id"] == following.pk
+    assert client_of_reviewer.get(f"{URL}next/?after={order[-1].pk}").status_code == 204
+    assert list(queue(reviewer=reviewer)) == order
+    say(order[0], "poor", reviewer)
+    assert client_of_reviewer.get(f"{URL}next/?after={order[0].pk}").json()["id"] == order[1].pk
+    assert client_of_reviewer.get(f"{URL}next/?after=999").json()["code"] == "no_such_subject"
+    assert client_of_reviewer.get(f"{URL}next/?after=x").status_code == 400
+    if connection.vendor == "sqlite":
+        assert "TEMP B-TREE" not in queue(reviewer=reviewer, after=order[1].pk)[:1].explain()
+
+
 # --- a whole epoch -----------------------------------------------------------------------------------------------
 def epoch_with_tiles(n: int):
     epoch = EpochFactory()
@@ -442,6 +464,9 @@ def test_a_reviewer_walks_through_the_queue_with_the_picture_in_view(staff):
     assert staff.post(page_of(poor), said, follow=True).redirect_chain[-1][0] == page_of(good)
     made = Review.objects.get()
     assert (made.verdict, made.tags, made.comment) == ("good", ["rfi", "other"], "faint stripes")
+    left = staff.get(reverse("admin:qa_review_next"), {"after": good.pk}, follow=True)
+    assert "Nothing waits for your review." in left.content.decode()
+    assert staff.get(reverse("admin:qa_review_next"), {"after": 999}).headers["Location"] == page_of(good)
     last = staff.post(page_of(good), {"verdict": "good", "_next": "1"}, follow=True)
     assert "Nothing waits for your review." in last.content.decode()
     assert "Review the next image" in last.content.decode()
