@@ -102,7 +102,7 @@ class ReviewForm(forms.Form):
 class ReviewAdmin(FactsAdmin):
     """Besides the list of reviews: the page on which they are written, the way through the queue, and agreement."""
 
-    list_display = ["thumbnail", "subject", "verdict_badge", "tags", "comment", "reviewer", "is_current", "created_at"]
+    list_display = ["thumbnail", "subject", "verdict_badge", "tagged", "comment", "reviewer", "is_current", "created_at"]
     list_display_links = ["created_at"]
     actions = ["withdraw"]
     list_filter = ["verdict", "is_current", "reviewer"]
@@ -119,6 +119,10 @@ class ReviewAdmin(FactsAdmin):
     @admin.display(description="preview")
     def thumbnail(self, review: Review) -> SafeString | str:
         return EMPTY if review.image is None else preview_picture(review.image, "preview-small")
+
+    @admin.display(description="tags", ordering="tags")
+    def tagged(self, review: Review) -> str:
+        return ", ".join(review.tags)
 
     @admin.display(description="verdict", ordering="verdict")
     def verdict_badge(self, review: Review) -> SafeString:
