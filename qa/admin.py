@@ -102,7 +102,16 @@ class ReviewForm(forms.Form):
 class ReviewAdmin(FactsAdmin):
     """Besides the list of reviews: the page on which they are written, the way through the queue, and agreement."""
 
-    list_display = ["thumbnail", "subject", "verdict_badge", "tagged", "comment", "reviewer", "is_current", "created_at"]
+    list_display = [
+        "thumbnail",
+        "subject",
+        "verdict_badge",
+        "tagged",
+        "comment",
+        "reviewer",
+        "is_current",
+        "created_at",
+    ]
     list_display_links = ["created_at"]
     actions = ["withdraw"]
     list_filter = ["verdict", "is_current", "reviewer"]
