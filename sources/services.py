@@ -120,7 +120,7 @@ def measure_image(*, image: Image) -> MeasuredImage:
     newest_source = Source.objects.aggregate(newest=Max("id"))["newest"] or 0
     newest_catalogue = Catalogue.objects.aggregate(newest=Max("id"))["newest"] or 0
     known = list(_sources_around(image))
-    files = _files(image)
+    files = image_files(image)
     found = finder.find(files=files, detection_sigma=parameters.detection_sigma, island_sigma=parameters.island_sigma)
     detections, responses = _inside_the_beam(files, found)
     cells = healpix_indices([one.ra_deg for one in detections], [one.dec_deg for one in detections])
@@ -155,7 +155,8 @@ def _sources_around(image: Image) -> SourceQuerySet:
     )
 
 
-def _files(image: Image) -> ImageFiles:
+def image_files(image: Image) -> ImageFiles:
+    """What fluxes are measured in. Raises NotMeasurable and MissingProduct."""
     from sources.engines.forced import ImageFiles, RestoringBeam
 
     if image.bmaj_arcsec is None or image.bmin_arcsec is None or image.bpa_deg is None:
@@ -293,7 +294,7 @@ def _forced_elsewhere(image: Image, new: list[Source], parameters: PhotometryPar
     rows: list[Measurement] = []
     for other in _measured_around(image):
         try:
-            rows += _forced(other, _files(other), new, parameters)
+            rows += _forced(other, image_files(other), new, parameters)
         except MissingProduct as error:
             logger.warning("New sources are not measured in %s: %s", other.name, error)
     return rows

@@ -33,6 +33,8 @@ from sources.engines.noise import NoiseGrid
 PRIMARY_BEAM_LIMIT = 0.1
 APERTURE = 0.5  # of the beam's peak
 BLENDED = 2.0  # beams: beyond, a neighbour leaves less than 0.01% of its flux
+CENTROID_STEPS = 20
+CENTROID_SETTLED_PX = 1e-3
 INSEPARABLE = 0.4  # beams: closer than this two fluxes cannot be told apart, and each position gets the flux of both
 
 
@@ -95,6 +97,31 @@ def force(*, files: ImageFiles, ra_deg: ArrayLike, dec_deg: ArrayLike, flux_syst
         rms_jy_per_beam=rms,
         primary_beam=response,
     )
+
+
+def centroids(*, files: ImageFiles, ra_deg: ArrayLike, dec_deg: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Where the peaks at these ICRS positions really are, as offsets east and north in arcsec; NaN where none is found.
+
+    The restoring beam is fitted with its place free (Gauss-Newton), over the pixels where it is above one half. What
+    moves by more than half a beam has found something else.
+    """
+    with open_plane(files.image) as plane:
+        x, y = pixels(plane, ra_deg, dec_deg)
+        beam = _BeamOnPixels.of(plane, files.beam)
+        fitted_x, fitted_y = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
+        on_image = np.flatnonzero(np.isfinite(x))
+        if on_image.size:
+            data, _, columns, rows = _stamps(plane, beam, x[on_image], y[on_image])
+            for index, *stamp in zip(on_image, data, columns, rows, strict=True):
+                fitted_x[index], fitted_y[index] = _centroid(beam, x[index], y[index], *stamp)
+        found = np.flatnonzero(np.isfinite(fitted_x))
+        east, north = np.full(x.shape, np.nan), np.full(x.shape, np.nan)
+        if found.size:
+            asked = SkyCoord(np.atleast_1d(ra_deg)[found], np.atleast_1d(dec_deg)[found], unit=u.deg, frame="icrs")
+            there = plane.wcs.pixel_to_world(fitted_x[found], fitted_y[found]).icrs
+            offsets = asked.spherical_offsets_to(there)
+            east[found], north[found] = (angle.to_value(u.arcsec) for angle in offsets)
+    return east, north
 
 
 def responses(*, files: ImageFiles, ra_deg: ArrayLike, dec_deg: ArrayLike) -> NDArray:
@@ -196,6 +223,32 @@ def _amplitudes(plane: Plane, beam: _BeamOnPixels, x: NDArray, y: NDArray) -> tu
         amplitude[group] = inverse @ amplitude[group]
         relative[group] *= np.sqrt(np.diag(inverse @ beam.at(*_offsets(x[group], y[group])) @ inverse.T))
     return amplitude, relative
+
+
+def _centroid(
+    beam: _BeamOnPixels, x: float, y: float, data: NDArray, columns: NDArray, rows: NDArray
+) -> tuple[float, float]:
+    """The fitted 0-based pixel position; NaN where the fit does not settle within half a beam."""
+    (xx, xy), (_, yy) = beam.shape
+    at_x, at_y = x, y
+    for _ in range(CENTROID_STEPS):
+        dx, dy = columns - at_x, rows - at_y
+        kernel = beam.at(dx, dy)
+        used = (kernel >= APERTURE) & np.isfinite(data)
+        if used.sum() < 4:
+            break
+        slope_x, slope_y = 2 * kernel * (xx * dx + xy * dy), 2 * kernel * (xy * dx + yy * dy)
+        design = np.column_stack([kernel, slope_x, slope_y])[used]
+        peak, moved_x, moved_y = np.linalg.lstsq(design, data[used], rcond=None)[0]
+        if peak <= 0:
+            break
+        step_x, step_y = moved_x / peak, moved_y / peak
+        at_x, at_y = at_x + step_x, at_y + step_y
+        if np.hypot(at_x - x, at_y - y) > beam.fwhm_px / 2:
+            break
+        if np.hypot(step_x, step_y) < CENTROID_SETTLED_PX:
+            return at_x, at_y
+    return np.nan, np.nan
 
 
 def _stamps(plane: Plane, beam: _BeamOnPixels, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray, NDArray, NDArray]:
