@@ -17,7 +17,8 @@ def _from_setting(name: str) -> dict[str, Any]:
 class ParametersSerializer(StrictSerializer):
     lenient = serializers.BooleanField(
         required=False,
-        help_text="Also use calibration that failed its gate; every product then says so. Default: false.",
+        help_text="Also use calibration that failed its gate, and count the tiles of epochs that failed theirs; every"
+        " product then says so. Default: false.",
     )
     size_px = serializers.IntegerField(min_value=64, max_value=8192, **_from_setting("CONTIMG_IMAGE_SIZE_PX"))
     pixel_arcsec = serializers.FloatField(min_value=0.1, max_value=60, **_from_setting("CONTIMG_PIXEL_ARCSEC"))

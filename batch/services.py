@@ -294,7 +294,7 @@ def _subjects(kind: str, rows: QuerySet) -> Subjects:
 
 def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that these stages take, those not given as the settings have them now."""
-    taken = [name for link in links for name in link.parameters]
+    taken = list(dict.fromkeys(name for link in links for name in link.parameters))
     unknown = sorted(set(given) - set(taken))
     if unknown:
         known = ", ".join(taken) or "none"

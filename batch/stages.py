@@ -36,6 +36,7 @@ from calibration.services import (
     solving_recipe,
 )
 from contimg.exceptions import ContimgError
+from contimg.models import Grade
 from contimg.products import is_intact
 from images.models import Image
 from images.mosaics import ENGINE as MOSAICKER
@@ -43,8 +44,9 @@ from images.mosaics import Choice, choose_tiles, make_mosaic, mosaic_recipe, rec
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
-from qa.services import assess_calibration_table, assess_image, is_assessed
-from sources.models import Source
+from qa.services import assess_calibration_table, assess_epoch, assess_image, is_assessed, is_epoch_assessed
+from sources.comparison import compare_image, comparison_recipe, record_comparison
+from sources.models import Comparison, Source
 from sources.services import (
     StatisticsOf,
     catalogue_recipe,
@@ -141,8 +143,11 @@ def flags_of(job: Job) -> FlagTable:
 
 
 def image_of(job: Job) -> Image:
+    """The subject, a tile's current image, or an epoch's current mosaic."""
     if job.image is not None:
         return job.image
+    if job.epoch is not None:
+        return _one(job.epoch.mosaics.current(), job, "mosaic")
     return _one(Image.objects.tiles().current().filter(measurement_set__group=job.the_tile), job, "image")
 
 
@@ -274,9 +279,34 @@ def _image(job: Job, folder: Path) -> Record:
     return record
 
 
-def _assess(job: Job, folder: Path) -> Record:
+def _assess_is_done(job: Job) -> bool:
     image = image_of(job)
-    return lambda: assess_image(image=image)
+    if not Comparison.objects.filter(image=image, recipe=comparison_recipe(image=image)).exists():
+        return False
+    if job.epoch is None:
+        return is_assessed(image)
+    asked_for = job.lenient and job.epoch.grade == Grade.POOR
+    return is_epoch_assessed(epoch=job.epoch, mosaic=image) and job.epoch.is_lenient == asked_for
+
+
+def _assess(job: Job, folder: Path) -> Record:
+    """Hold the image against the sky, then judge it; an epoch with its mosaic."""
+    image = image_of(job)
+    comparison = compare_image(image=image)
+
+    def record() -> None:
+        record_comparison(comparison=comparison)
+        if job.epoch is not None:
+            assess_epoch(epoch=job.epoch, mosaic=image, lenient=job.lenient)
+        else:
+            assess_image(image=image)
+
+    return record
+
+
+def _assessments_of(job: Job) -> list[Model]:
+    subjects = [image_of(job)] if job.epoch is None else [image_of(job), job.epoch]
+    return [subject.assessments.current().get() for subject in subjects]
 
 
 def _photometry_is_done(job: Job) -> bool:
@@ -366,15 +396,15 @@ STAGES = (
         engine=lambda: settings.CONTIMG_IMAGER,
     ),
     Stage(
-        StageName.ASSESS, ("subband_group", "image"), (),
-        lambda job: is_assessed(image_of(job)), _assess,
+        StageName.ASSESS, ("subband_group", "image", "epoch"), ("lenient",),
+        _assess_is_done, _assess,
         inputs=lambda job: [image_of(job)],
-        outputs=lambda job: [image_of(job).assessments.current().get()],
+        outputs=_assessments_of,
         disk_bytes=lambda job: 0,
         time_limit_s=300,
     ),
     Stage(
-        StageName.PHOTOMETRY, ("subband_group", "image"), (),
+        StageName.PHOTOMETRY, ("subband_group", "image", "epoch"), (),
         _photometry_is_done, _photometry,
         inputs=lambda job: [image_of(job)],
         outputs=lambda job: [Image.objects.select_related("catalogue").get(pk=image_of(job).pk).catalogue],

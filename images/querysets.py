@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Self
 
+from django.conf import settings
 from django.db.models import Exists, F, OuterRef, Q, Value
 
 from contimg.querysets import current_assessments, current_reviews
@@ -32,6 +33,14 @@ class ImageQuerySet(PositionQuerySet):
 
     def current(self) -> Self:
         return self.filter(is_current=True)
+
+    def accepted(self) -> Self:
+        """Current, and not rejected by anything: no verdict on them or their epoch, and no quarantine."""
+        return self.filter(is_accepted=True)
+
+    def in_strip(self, dec_deg: float) -> Self:
+        tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return self.filter(pointing_dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance))
 
     def covering_roughly(self, *, ra_deg: float, dec_deg: float) -> Self:
         """Images whose circumscribed circle has the point; the pixels decide (images.services.covers)."""

@@ -17,12 +17,13 @@ from django.conf import settings
 from django.db import transaction
 
 from calibration.services import CalibratorMatch, calibrator_model, calibrators_in
-from contimg.models import suspect_if
+from contimg.models import Grade, suspect_if
 from contimg.products import digest, product_path, publish
 from contimg.sky import healpix_index
 from images.models import Image
 from images.services import configured_imager
-from observations.models import MeasurementSet
+from observations.epochs import hour_of
+from observations.models import Epoch, MeasurementSet
 
 if TYPE_CHECKING:
     from calibration.engines.model import CalibratorModel
@@ -138,6 +139,8 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
     imager = configured_imager()
     Image.objects.tiles().current().filter(measurement_set__group=measurement_set.group).update(is_current=False)
     name = measurement_set.name
+    hour = hour_of(measurement_set.observed_at)
+    epoch = Epoch.objects.of_hour(hour=hour, dec_deg=measurement_set.pointing_dec_deg).first()
     clean, corrected = made.clean, made.corrected
     stem = f"images/{measurement_set.observed_at:%Y-%m-%d}/{name}"
     image, _ = Image.objects.update_or_create(
@@ -158,7 +161,7 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
             "engine": imager.name,
             "observed_at": measurement_set.observed_at,
             "mjd": measurement_set.mjd,
-            "epoch": measurement_set.observed_at.replace(minute=0, second=0, microsecond=0),
+            "epoch": hour,
             "pointing_dec_deg": measurement_set.pointing_dec_deg,
             "ra_deg": corrected.ra_deg,
             "dec_deg": corrected.dec_deg,
@@ -186,7 +189,9 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
                 "n_effective_visibilities": clean.n_effective_visibilities,
                 "calibrators_restored": list(made.peeled),
             },
-            "is_lenient": measurement_set.is_lenient,
+            # Until its epoch is judged again the verdict on it holds for this version too.
+            "is_epoch_rejected": epoch is not None and epoch.grade == Grade.POOR and not epoch.is_lenient,
+            "is_lenient": measurement_set.is_lenient or (epoch is not None and epoch.is_lenient),
             "is_current": True,
             **suspect_if(measurement_set.is_suspect),
         },

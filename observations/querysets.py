@@ -11,7 +11,7 @@ from django.db import models
 from django.db.models import Exists, F, FilteredRelation, OuterRef, Q
 from django.utils import timezone
 
-from contimg.querysets import related
+from contimg.querysets import current_assessments, related
 from contimg.sky import PositionQuerySet
 
 if TYPE_CHECKING:
@@ -105,8 +105,16 @@ class EpochQuerySet(models.QuerySet):
             dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance),
         )
 
+    def of_hour(self, *, hour: datetime, dec_deg: float) -> Self:
+        """Of a UTC hour on this strip: one at most."""
+        tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return self.filter(started_at=hour, dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance))
+
     def for_listing(self) -> Self:
         return self.with_mosaic()
+
+    def for_detail(self) -> Self:
+        return self.with_mosaic().prefetch_related(current_assessments(self.model))
 
 
 class MeasurementSetQuerySet(PositionQuerySet):

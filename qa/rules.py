@@ -83,6 +83,7 @@ def _finding(rule: Rule, value: float | None, skip_reason: str | None) -> Findin
         comparison=rule.comparison,
         limit=rule.limit,
         grade=rule.grade,
+        gate=rule.gate,
         reason=rule.reason,
     )
     if skip_reason is not None or finding.value is None:

@@ -12,11 +12,14 @@ from calibration.models import CalibrationTable
 from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from images.models import Image
+from observations.models import Epoch
+from qa.comparisons import measured_comparison
+from qa.epochs import hold_back_or_let_go, measured_of_epoch
 from qa.models import Assessment, Finding, Policy, SubjectKind
 from qa.reviews import settle_grade
 from qa.rules import Measured, judge, known
 from sources.models import Source
-from sources.services import refresh_statistics
+from sources.services import lock_sources, refresh_statistics
 
 NOISE_REACHES = 3.0  # its highest peak in an image of many beams is higher
 HEALTHY_NOISE = 1.8  # times the thermal noise, from where the rule `noise_high` warns
@@ -48,6 +51,26 @@ def assess_image(*, image: Image) -> Assessment:
 
 
 @transaction.atomic
+def assess_epoch(*, epoch: Epoch, mosaic: Image, lenient: bool = False) -> Assessment:
+    """Judge an epoch by its current mosaic, and that too; its tiles count, or do not, from the same transaction on.
+
+    With `lenient` they count although it failed, and say so.
+    """
+    lock_sources()  # first: who records a catalogue holds it when he writes to the images
+    assess_image(image=mosaic)
+    assessment = _record(Assessment(epoch=epoch), epoch, SubjectKind.EPOCH, measured_of_epoch(mosaic))
+    hold_back_or_let_go(epoch=epoch, mosaic=mosaic, lenient=lenient)
+    return assessment
+
+
+def is_epoch_assessed(*, epoch: Epoch, mosaic: Image) -> bool:
+    """By the active policy, as it is with this mosaic."""
+    newest = Assessment.objects.current().filter(image__mosaic_of=epoch).order_by("-id").first()
+    is_current = epoch.assessments.current().filter(policy__is_active=True).exists()
+    return is_current and newest is not None and newest.image_id == mosaic.pk
+
+
+@transaction.atomic
 def assess_calibration_table(*, table: CalibrationTable) -> Assessment:
     """Judge a table by the active policy; the table's grade follows in the same transaction."""
     measured = measured_of_table(table)
@@ -67,7 +90,9 @@ def measured_of_image(image: Image) -> Measured:
         "rms_jy_per_beam": rms,
         "peak_jy_per_beam": peak,
     }
-    skipped, reach = {}, {}
+    compared = measured_comparison(image)
+    metrics |= compared.metrics
+    skipped, reach = dict(compared.skipped), {}
     if thermal is None and image.kind in NO_THERMAL_NOISE:
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
     healthy = _healthy_dynamic_range(image)
@@ -127,7 +152,7 @@ def measured_of_table(table: CalibrationTable) -> Measured:
 
 
 def _record(
-    assessment: Assessment, subject: Image | CalibrationTable, kind: SubjectKind, measured: Measured
+    assessment: Assessment, subject: Image | CalibrationTable | Epoch, kind: SubjectKind, measured: Measured
 ) -> Assessment:
     policy = active_policy()
     verdict = judge(rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], measured=measured)

@@ -323,7 +323,7 @@ def record_catalogue(*, image: Image, measured: MeasuredImage) -> Catalogue:
     Raises Busy when somebody else changed the field meanwhile: measure again, or sources that he added would be there
     twice, and those that this image adds would lack a flux in the images that he measured.
     """
-    _one_at_a_time()
+    lock_sources()
     done = Catalogue.objects.filter(recipe=measured.recipe).first()
     if done is not None:
         return done
@@ -408,7 +408,7 @@ def _count_measurements(images: set[int]) -> None:
     Image.objects.filter(pk__in=images).update(n_measurements=Coalesce(Subquery(counted.values("n")), 0))
 
 
-def _one_at_a_time() -> None:
+def lock_sources() -> None:
     """Until the transaction ends nobody else writes sources, nor reads what this one is about to write of them.
 
     SQLite has one writer anyway. On PostgreSQL two that record neighbouring tiles would not see each other's sources.
@@ -423,7 +423,7 @@ def _refresh(which: Q) -> None:
 
     A verdict is among the sources with two or more epochs that are judged together: those of the image.
     """
-    _one_at_a_time()
+    lock_sources()
     chosen = Source.objects.filter(pk__in=Source.objects.filter(which).values("pk"))
     sources = list(chosen.order_by("pk"))
     if not sources:

@@ -239,6 +239,9 @@ class ImageFactory(DjangoModelFactory):
     epoch = factory.LazyAttribute(
         lambda row: row.observed_at and row.observed_at.replace(minute=0, second=0, microsecond=0)
     )
+    pointing_dec_deg = factory.LazyAttribute(
+        lambda row: row.measurement_set.pointing_dec_deg if row.measurement_set else None
+    )
     ra_deg = factory.LazyAttribute(lambda row: row.measurement_set.ra_deg if row.measurement_set else 10.0)
     dec_deg = factory.LazyAttribute(lambda row: row.measurement_set.dec_deg if row.measurement_set else 10.0)
     healpix = factory.LazyAttribute(_healpix)
@@ -265,6 +268,7 @@ class MosaicFactory(ImageFactory):
     measurement_set = None
     mosaic_of = factory.SubFactory(EpochFactory)
     name = factory.LazyAttribute(lambda row: f"mosaic {row.mosaic_of}")
+    pointing_dec_deg = factory.SelfAttribute("mosaic_of.dec_deg")
     noise_path = factory.Sequence(lambda n: f"images/{n}_noise.fits")
     observed_at = factory.LazyAttribute(lambda row: row.mosaic_of.started_at + timedelta(minutes=30))
     thermal_rms_jy_per_beam = None

@@ -54,13 +54,14 @@ def test_an_image_is_judged_and_its_grade_goes_with_the_verdict():
     assert (assessment.grade, subject.grade) == ("excellent", "excellent")
     assert (assessment.subject_kind, assessment.subject_id) == ("image", subject.pk)
     assert assessment.policy == Policy.objects.get(is_active=True)
-    assert assessment.metrics == {
+    measured = {
         "dynamic_range": 2500.0,
         "rms_over_thermal": 1.25,
         "finite_fraction": 1.0,
         "rms_jy_per_beam": 0.0005,
         "peak_jy_per_beam": 1.25,
     }
+    assert measured.items() <= assessment.metrics.items()
 
 
 def test_a_table_is_judged_and_its_grade_goes_with_the_verdict():
