@@ -45,7 +45,7 @@ UNFINISHED = (State.FAILED, State.CANCELLED, State.QUARANTINED)  # what a retry 
 
 
 class StageName(models.TextChoices):
-    """`process` is the chain of a tile; the others are its links, and the mosaic."""
+    """`process` is the chain of a tile; the others are its links, and the mosaic, which is judged and measured too."""
 
     PROCESS = "process"
     CONVERT = "convert"

@@ -7,8 +7,9 @@ from typing import Any
 
 from batch.models import State
 from batch.querysets import ItemQuerySet
+from contimg.models import Grade
 from images.models import Image
-from observations.models import SubbandGroup
+from observations.models import Epoch, SubbandGroup
 
 NOTHING = {"grade": None, "rms_jy_per_beam": None, "dynamic_range": None, "n_detected": None}
 
@@ -42,6 +43,29 @@ def _outcome(tile: SubbandGroup, items: Iterable[Any], made: Mapping[str, Any]) 
         "missing_subbands": tile.missing_subbands,
         **(NOTHING if stopped else made),
     }
+
+
+def epoch_outcome(epoch: Epoch, items: Iterable[Any]) -> dict[str, Any]:
+    """How far an epoch came, and the grade that its gates gave it."""
+    stopped = next((item for item in items if item.state != State.DONE), None)
+    return {
+        "name": epoch.name,
+        "state": stopped.state if stopped else State.DONE.value,
+        "stage": stopped.stage if stopped else "",
+        "code": stopped.error_code if stopped else "",
+        "detail": stopped.error_detail if stopped else "",
+        "grade": epoch.grade,
+        "is_lenient": epoch.is_lenient,
+    }
+
+
+def epoch_line(epoch: Mapping[str, Any]) -> str:
+    """One outcome of an epoch, as a line for people."""
+    if epoch["state"] != State.DONE:
+        return f"epoch {epoch['name']} {epoch['state']} at {epoch['stage']}: {epoch['detail']} [{epoch['code']}]"
+    held_back = epoch["grade"] == Grade.POOR and not epoch["is_lenient"]
+    what = "did not pass its gates: its tiles stay out of light curves" if held_back else "mosaic made and judged"
+    return f"epoch {epoch['name']} {epoch['grade']:9}  {what}"
 
 
 def _results(tiles: Sequence[SubbandGroup]) -> dict[int, dict[str, Any]]:

@@ -21,7 +21,7 @@ from batch import couriers, transitions
 from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, Item, Pause, StageName, State
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
-from batch.stages import CHAIN, Stage, stages
+from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.insert import insert_like
 from contimg.products import digest
@@ -196,13 +196,14 @@ def _earlier(key: str | None, asked: str) -> Batch | None:
 
 
 def _links_of(stage: str) -> list[Stage]:
-    """The stage itself, or the links of the chain."""
+    """The stage itself, the links of the chain, or a mosaic with what follows it."""
     table = stages()
     names = CHAIN if stage == StageName.PROCESS else (stage,)
     if not set(names) <= set(table):
         known = ", ".join([StageName.PROCESS, *table])
         raise UnknownStage(f"There is no stage {stage!r}; there are {known}.")
-    return [table[name] for name in names]
+    links = [table[name] for name in names]
+    return links + follow_a_mosaic(table) if stage == StageName.MOSAIC else links
 
 
 def _chosen(
@@ -324,9 +325,9 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
         for (kind, pk, lock), after in zip(subjects, before, strict=True):
             keys: list[int | None] = [None] * len(columns)
             keys[positions[kind]] = pk
-            state = State.WAITING if after or pk in waits else State.READY
-            code = transitions.WAITING_FOR_TILES if pk in waits else ""
-            rows.append((*keys, lock, after, state.value, code, waits.get(pk, "")))
+            wait = "" if after else waits.get(pk, "")
+            state = State.WAITING if after or wait else State.READY
+            rows.append((*keys, lock, after, state.value, transitions.WAITING_FOR_TILES if wait else "", wait))
         insert_like(
             Item(batch=batch, stage=link.name, priority=batch.priority),
             [*columns, "writes_to", "after_id", "state", "error_code", "error_detail"],

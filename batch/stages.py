@@ -40,7 +40,7 @@ from contimg.models import Grade
 from contimg.products import is_intact
 from images.models import Image
 from images.mosaics import ENGINE as MOSAICKER
-from images.mosaics import Choice, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
+from images.mosaics import Choice, TooFewTiles, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
@@ -431,6 +431,22 @@ STAGES = (
 )  # fmt: skip
 # What `process` does to a tile, in this order.
 CHAIN = tuple(stage.name for stage in STAGES if "subband_group" in stage.subject_kinds)
+
+
+def follow_a_mosaic(table: Mapping[str, Stage]) -> list[Stage]:
+    """What is done to an epoch once it has its mosaic, in order: the verdict of its gates, its catalogue."""
+    return [stage for stage in table.values() if "epoch" in stage.subject_kinds and stage.name != StageName.MOSAIC]
+
+
+def wants_mosaic(epoch: Epoch, parameters: Mapping[str, Any]) -> bool:
+    """Whether it has tiles enough for a mosaic, and lacks that, its verdict or its catalogue."""
+    table, job = stages(), Job(tile=None, epoch=epoch, parameters=parameters)
+    try:
+        return not all(stage.is_done(job) for stage in (table[StageName.MOSAIC], *follow_a_mosaic(table)))
+    except TooFewTiles:
+        return False
+    except StageNotReady:
+        return True
 
 
 def is_processed(tile: SubbandGroup, parameters: Mapping[str, Any]) -> bool:

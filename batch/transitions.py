@@ -304,7 +304,8 @@ def release(items: ItemQuerySet) -> int:
 
     Besides its predecessor a tile's `apply` waits until no item of its batch is being converted or calibrated, so that
     it gets the nearest tables of the whole batch. Its `assess` waits for the photometry of the tiles before it (but for
-    those that wait for calibration): a verdict and a new source depend on the sources that are known. So the results
+    those that wait for calibration), and an epoch's for that of the mosaics before it (but for those that wait for
+    tiles): a verdict and a new source depend on the sources that are known. So the results
     of a batch do not depend on how many workers ran it, nor in which order.
     """
     with transaction.atomic():
@@ -319,6 +320,7 @@ def _free(items: ItemQuerySet) -> ItemQuerySet:
         Item.objects.unended()
         .filter(batch=OuterRef("batch"), stage=StageName.PHOTOMETRY, after__lt=OuterRef("pk"))
         .exclude(after__after__after__error_code=WAITING_FOR_CALIBRATION)
+        .exclude(after__after__error_code=WAITING_FOR_TILES)
     )
     return (
         items.waiting()

@@ -122,6 +122,10 @@ class Epoch(models.Model):
     def name(self) -> str:
         return f"{self.started_at:%Y-%m-%dT%H} dec {self.dec_deg:.2f}"
 
+    def has(self, tile: SubbandGroup) -> bool:
+        """Whether the tile is one of its tile set."""
+        return self.tiles_from <= tile.observed_at < self.tiles_until and tile.is_of_strip(self.dec_deg)
+
 
 class SubbandFile(models.Model):
     """One UVH5 file as found on disk; a row with `error_code` is a file that could not be read, kept to say so."""

@@ -12,8 +12,10 @@ import astropy.units as u
 import h5py
 import pytest
 from django.core.management import call_command
+from django.utils import timezone
 
 from batch import transitions
+from batch.management.commands.process import _whole_epochs
 from batch.models import Attempt, Batch, Item
 from batch.runner import run_batch_here
 from batch.services import cancel_batch, create_batch, retry_batch
@@ -207,9 +209,11 @@ def test_a_mosaic_whose_file_is_gone_is_made_again_and_the_old_files_go(epoch, p
     mosaic.refresh_from_db()
     on_disk = {str(path.relative_to(products_root)) for path in (products_root / "images").rglob("*") if path.is_file()}
     assert on_disk == {mosaic.path, mosaic.noise_path, mosaic.preview_path}
-    assert [item.did_work for item in Item.objects.order_by("id").with_latest_attempt()] == [True, True]
-    run(ask("mosaic", "epoch", epoch))
-    assert Item.objects.with_latest_attempt().latest("id").did_work is False
+    mosaics = Item.objects.filter(stage="mosaic").order_by("id").with_latest_attempt()
+    assert [item.did_work for item in mosaics] == [True, True]
+    again = ask("mosaic", "epoch", epoch)
+    run(again)
+    assert [item.did_work for item in again.items.with_latest_attempt()] == [False, False, False]
     assert Image.objects.mosaics().count() == 1
 
 
@@ -221,6 +225,76 @@ def test_a_tile_whose_file_is_gone_fails_its_mosaic_in_a_sentence(epoch, product
     item = mosaic_item()
     assert (item.state, item.error_code) == ("failed", "missing_product")
     assert getattr(tiles[1], column) in item.error_detail
+
+
+def test_a_mosaic_is_judged_and_measured_without_anybody_asking(epoch, products_root):
+    for number in range(2):
+        tile_image(number, on_disk=True)
+    batch = ask("mosaic", "epoch", epoch)
+    assert [(item.stage, item.state) for item in batch.items.order_by("id")] == [
+        ("mosaic", "ready"),
+        ("assess", "waiting"),
+        ("photometry", "waiting"),
+    ]
+    run(batch)
+    assert {item.state for item in batch.items.all()} == {"done"}, [item.error_detail for item in batch.items.all()]
+    epoch.refresh_from_db()
+    mosaic = Image.objects.mosaics().get()
+    assert epoch.assessments.current().exists()
+    assert mosaic.assessments.current().exists()
+    assert mosaic.comparison.reason == "no reference catalogue is imported"
+    assert mosaic.catalogue
+    assert epoch.grade == "unknown", "the sky was not seen against a catalogue"
+
+
+def test_what_follows_a_mosaic_that_fails_fails_with_it(epoch):
+    batch = ask("mosaic", "epoch", epoch)
+    run(batch)
+    assert [(item.stage, item.error_code) for item in batch.items.order_by("id")] == [
+        ("mosaic", "too_few_tiles"),
+        ("assess", "dependency_failed"),
+        ("photometry", "dependency_failed"),
+    ]
+
+
+def test_an_epoch_is_judged_again_only_when_something_of_it_changed(epoch, products_root):
+    for number in range(2):
+        tile_image(number, on_disk=True)
+    run(ask("mosaic", "epoch", epoch))
+    again = ask("assess", "epoch", epoch)
+    run(again)
+    assert again.items.with_latest_attempt().get().did_work is False
+    Image.objects.mosaics().get().comparison.delete()
+    anew = ask("assess", "epoch", epoch)
+    run(anew)
+    assert anew.items.with_latest_attempt().get().did_work is True
+    assert epoch.assessments.count() == 2
+
+
+def test_an_epoch_without_a_mosaic_names_the_stage_to_run(epoch):
+    batch = ask("assess", "epoch", epoch)
+    run(batch)
+    assert "'mosaic'" in batch.items.get().error_detail
+
+
+def test_process_makes_the_mosaics_of_hours_that_are_over_and_have_nothing_open(epoch, products_root):
+    tiles = [tile_image(number, on_disk=True).measurement_set.group for number in range(2)]
+    assert _whole_epochs(tiles, {}) == [epoch]
+    assert _whole_epochs(tiles[:1], {}) == [epoch], "the hour has two good tiles, whichever was processed now"
+    assert _whole_epochs([SubbandGroupFactory(started_at=HOUR, pointing_dec_deg=40.0)], {}) == []
+    held_open = ask("apply", "subband_group", tiles[1])
+    assert _whole_epochs(tiles, {}) == []
+    cancel_batch(batch=held_open)
+    run(ask("mosaic", "epoch", epoch))
+    assert _whole_epochs(tiles, {}) == [], "all is there"
+
+
+def test_process_asks_for_no_mosaic_of_an_hour_with_too_few_tiles_or_that_still_lasts(epoch, products_root):
+    alone = tile_image(0, on_disk=True).measurement_set.group
+    assert _whole_epochs([alone], {}) == []
+    tile_image(1, on_disk=True)
+    Epoch.objects.update(tiles_until=timezone.now() + timedelta(minutes=1))
+    assert _whole_epochs([alone], {}) == []
 
 
 # --- a real one ------------------------------------------------------------------------------------------------------
@@ -271,7 +345,7 @@ def test_a_worker_makes_the_mosaic_of_a_simulated_hour(install, hour):
     for ra, dec, flux in truth:
         assert value_at(products_root() / mosaic.path, ra, dec) == pytest.approx(flux, rel=0.03)
     assert 0.8 < mosaic.metrics["noise_ratio"] < 1.2
-    attempt = Attempt.objects.get(item__batch=asked)
+    attempt = Attempt.objects.get(item__batch=asked, stage="mosaic")
     kinds = [entry["kind"] for entry in attempt.evidence["outputs"]]
     assert kinds == ["image", "noise", "preview"]
     assert sum(entry["kind"] == "image" for entry in attempt.evidence["inputs"]) == 2
@@ -279,7 +353,7 @@ def test_a_worker_makes_the_mosaic_of_a_simulated_hour(install, hour):
 
     again = ask("mosaic", "epoch", epoch)
     until(lambda: ended(again), within_s=60)
-    assert again.items.with_latest_attempt().get().did_work is False
+    assert not any(item.did_work for item in again.items.with_latest_attempt())
 
 
 def ended(batch: Batch) -> bool:

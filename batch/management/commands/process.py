@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db.models import Model
+from django.utils import timezone
 
+from batch import transitions
 from batch.display import how_far, showing
 from batch.models import Batch, Item, StageName, State
-from batch.outcomes import in_brackets, items_by_tile, outcome_line, outcomes
+from batch.outcomes import epoch_line, epoch_outcome, in_brackets, items_by_tile, outcome_line, outcomes
+from batch.querysets import ItemQuerySet
 from batch.runner import run_batch, run_batch_here
 from batch.services import NothingToCancel, cancel_batch, create_batch
-from batch.stages import is_processed
+from batch.stages import is_processed, wants_mosaic
 from batch.sweeper import Sweeper
 from contimg.commands import INTERRUPTED, ContimgCommand, seconds, stopping_like_ctrl_c
 from contimg.exceptions import Busy
 from contimg.models import Grade
 from contimg.products import is_gone, this_process
-from observations.models import SubbandGroup
+from observations.models import Epoch, SubbandGroup
 from observations.services import describe, index_subbands, why_not
 
 
@@ -48,11 +53,19 @@ class Command(ContimgCommand):
         elsewhere = _in_work_elsewhere(tiles)
         ours = [tile for tile in tiles if tile.pk not in elsewhere]
         with stopping_like_ctrl_c():
-            batches = self._run_all(ours, {"lenient": lenient}, workers, quiet=as_json or options["verbosity"] == 0)
+            how: dict[str, Any] = {"workers": workers, "quiet": as_json or options["verbosity"] == 0}
+            batches = self._run_all(ours, {"lenient": lenient}, **how)
+            epochs = _whole_epochs(ours, {"lenient": lenient})
+            for batch in _left_behind(Item.objects.unended().filter(epoch__in=epochs, batch__stage=StageName.MOSAIC)):
+                with suppress(NothingToCancel):  # it has ended in this moment
+                    cancel_batch(batch=batch)
+            if epochs:
+                batches.append(self._run(StageName.MOSAIC, "epoch", epochs, {"lenient": lenient}, **how).pk)
         left = groups.exclude(pk__in=[tile.pk for tile in tiles]).unprocessed()
         summary: dict[str, Any] = {
             "batches": batches,
             "tiles": _outcomes(tiles, batches, elsewhere),
+            "epochs": _outcomes_of_epochs(epochs, batches),
             "not_processed": [
                 {"name": group.name, "reason": describe(group, settle_s), "code": why_not(group)} for group in left
             ],
@@ -62,11 +75,11 @@ class Command(ContimgCommand):
         }
         self.stdout.write(json.dumps(summary, indent=2) if as_json else _as_text(summary))
         stuck = left.settled(settle_s).exists() or left.overfull().exists()  # which no further file mends
-        if stuck or index.refused or any(tile["state"] != State.DONE for tile in summary["tiles"]):
+        if stuck or index.refused or any(one["state"] != State.DONE for one in summary["tiles"] + summary["epochs"]):
             raise SystemExit(1)
 
     def _run_all(
-        self, tiles: list[SubbandGroup], parameters: dict[str, Any], workers: int, *, quiet: bool
+        self, tiles: list[SubbandGroup], parameters: dict[str, Any], *, workers: int, quiet: bool
     ) -> list[int]:
         """Runs what is to be done, in rounds: a calibrator that is solved again asks for tiles that were done.
 
@@ -76,13 +89,17 @@ class Command(ContimgCommand):
         asked: set[int] = set()
         while undone := [tile for tile in tiles if tile.pk not in asked and not is_processed(tile, parameters)]:
             asked |= {tile.pk for tile in undone}
-            batches.append(self._run(undone, parameters, workers, quiet=quiet).pk)
+            how: dict[str, Any] = {"workers": workers, "quiet": quiet}
+            batches.append(self._run(StageName.PROCESS, "subband_group", undone, parameters, **how).pk)
         return batches
 
-    def _run(self, tiles: list[SubbandGroup], parameters: dict[str, Any], workers: int, *, quiet: bool) -> Batch:
+    def _run(
+        self, stage: StageName, kind: str, subjects: Sequence[Model], parameters: dict[str, Any], *, workers: int,
+        quiet: bool,
+    ) -> Batch:  # fmt: skip
         """Make the batch and run it here, with a bar on a terminal and a line for every tenth elsewhere."""
         asked = create_batch(
-            stage=StageName.PROCESS, subjects=[("subband_group", tile.pk) for tile in tiles], parameters=parameters,
+            stage=stage, subjects=[(kind, subject.pk) for subject in subjects], parameters=parameters,
             run_by=this_process(),
         )  # fmt: skip
         try:
@@ -96,6 +113,24 @@ class Command(ContimgCommand):
             raise SystemExit(INTERRUPTED) from None
 
 
+def _whole_epochs(tiles: list[SubbandGroup], parameters: dict[str, Any]) -> list[Epoch]:
+    """Epochs of these tiles that are over, have nothing open, and lack their mosaic, its verdict or its catalogue."""
+    if not tiles:
+        return []
+    times = [tile.observed_at for tile in tiles]
+    over = Epoch.objects.filter(tiles_from__lte=max(times), tiles_until__gt=min(times), tiles_until__lte=timezone.now())
+    epochs = [epoch for epoch in over.order_by("started_at", "id") if any(epoch.has(tile) for tile in tiles)]
+    busy = transitions.open_tiles(epochs)
+    return [epoch for epoch in epochs if epoch.pk not in busy and wants_mosaic(epoch, parameters)]
+
+
+def _outcomes_of_epochs(epochs: list[Epoch], batches: list[int]) -> list[dict[str, Any]]:
+    """How far each came, and what its gates gave it."""
+    items = items_by_tile(Item.objects.filter(batch__in=batches, epoch__in=epochs))
+    now = Epoch.objects.filter(pk__in=[epoch.pk for epoch in epochs])
+    return [epoch_outcome(epoch, items.get(epoch.pk, [])) for epoch in now.order_by("started_at", "id")]
+
+
 def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
     """The batches of tiles that somebody else has asked for, or is processing; that work is left to them.
 
@@ -103,12 +138,17 @@ def _in_work_elsewhere(tiles: list[SubbandGroup]) -> dict[int, int]:
     """
     Sweeper().sweep()
     begun = Item.objects.unended().filter(group__in=tiles, batch__stage=StageName.PROCESS)
-    theirs = Batch.objects.filter(items__in=begun).exclude(run_by="").distinct()
-    left = [batch for batch in theirs if batch.run_by == this_process() or is_gone(batch.run_by)]
+    left = _left_behind(begun)
     for batch in left:
         with suppress(NothingToCancel):  # it has ended in this moment
             cancel_batch(batch=batch, tiles=tiles)
     return dict(begun.exclude(batch__in=left).values_list("group", "batch"))
+
+
+def _left_behind(items: ItemQuerySet) -> list[Batch]:
+    """The batches of these items whose process is gone, or is this one."""
+    theirs = Batch.objects.filter(items__in=items).exclude(run_by="").distinct()
+    return [batch for batch in theirs if batch.run_by == this_process() or is_gone(batch.run_by)]
 
 
 def _outcomes(tiles: list[SubbandGroup], batches: list[int], elsewhere: dict[int, int]) -> list[dict[str, Any]]:
@@ -131,6 +171,7 @@ def _as_text(summary: dict[str, Any]) -> str:
     done = [tile for tile in tiles if tile["state"] == "done"]
     lines = [f"  {outcome_line(tile)}" for tile in done]
     lines.append(f"{len(done)} of {len(tiles)} tiles done, {worked} of them with new work")
+    lines += [f"  {epoch_line(epoch)}" for epoch in summary["epochs"]]
     poor = sum(tile["grade"] == Grade.POOR for tile in done)
     if poor:
         lines.append(f"  {poor} graded poor: kept, but they make no new sources and stay out of statistics")
