@@ -92,12 +92,22 @@ class ImageQuerySet(PositionQuerySet):
     def for_listing(self) -> Self:
         return self.defer("parameters", "versions", "metrics", "missing_subbands")
 
+    def with_comparison(self) -> Self:
+        """With how it compares with the reference catalogue, but for the sources one by one."""
+        return self.select_related("comparison__catalogue").defer(
+            "comparison__matches", "comparison__catalogue__parameters", "comparison__catalogue__left_out"
+        )
+
     def for_detail(self) -> Self:
-        return self.with_links().prefetch_related(
-            "measurement_set__applied_tables__table",
-            "mosaic_tiles__tile",
-            current_assessments(self.model),
-            current_reviews(self.model),
+        return (
+            self.with_links()
+            .with_comparison()
+            .prefetch_related(
+                "measurement_set__applied_tables__table",
+                "mosaic_tiles__tile",
+                current_assessments(self.model),
+                current_reviews(self.model),
+            )
         )
 
 

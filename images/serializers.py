@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from contimg.api.serializers import FactsSerializer, ReviewReferenceSerializer, SeparationField, VerdictSerializer
+from contimg.gates import gates_of
 from contimg.models import Grade
 from images.models import Image
 from images.services import celestial_cards
@@ -36,6 +37,32 @@ class MosaicTileSerializer(serializers.Serializer):
     rms_jy_per_beam = serializers.FloatField(help_text="At the mosaic's beam, before primary-beam correction.")
 
 
+class ComparisonSerializer(serializers.Serializer):
+    """How an image compares with a reference catalogue: null, with `reason`, is what could not be said."""
+
+    catalogue = serializers.CharField(source="catalogue.name", allow_null=True, default=None)
+    n_expected = serializers.IntegerField(help_text="Sources of the catalogue that the image should show.")
+    n_matched = serializers.IntegerField(help_text="Of those, sources with a flux ratio.")
+    flux_ratio = serializers.FloatField(allow_null=True, help_text="Median of ours over the catalogue's.")
+    flux_ratio_scatter = serializers.FloatField(allow_null=True, help_text="1.4826 x MAD.")
+    flux_ratio_gradient_per_deg = serializers.FloatField(allow_null=True)
+    flux_ratio_gradient_sigma = serializers.FloatField(allow_null=True, help_text="Its length over its error.")
+    ra_offset_arcsec = serializers.FloatField(allow_null=True, help_text="Median of ours minus the catalogue's.")
+    dec_offset_arcsec = serializers.FloatField(allow_null=True)
+    completeness = serializers.FloatField(allow_null=True, help_text="Share of the expected sources above 5 sigma.")
+    completeness_by_flux = serializers.JSONField(help_text="[from_jy, to_jy, n expected, n seen] by apparent flux.")
+    parameters = serializers.JSONField(help_text="Limits, and the spectral index assumed.")
+    reason = serializers.CharField()
+
+
+class GateSerializer(serializers.Serializer):
+    """One of an epoch's gates."""
+
+    name = serializers.CharField()
+    outcome = serializers.ChoiceField(["pass", "fail", "skipped"])
+    why = serializers.CharField()
+
+
 class ImageDetailSerializer(ImageSerializer):
     missing_subbands = serializers.ListField(child=serializers.IntegerField())
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
@@ -46,6 +73,7 @@ class ImageDetailSerializer(ImageSerializer):
         many=True,
         help_text="Of this version, newest first; the verdict of the first is the grade.",
     )
+    comparison = ComparisonSerializer(allow_null=True)
     wcs = serializers.SerializerMethodField(
         help_text="The cards of the FITS header that say where the image is (`ctype1`, `crval1`, ...); null where the"
         " file is gone, or says it only behind its first header."
@@ -55,8 +83,9 @@ class ImageDetailSerializer(ImageSerializer):
     class Meta(ImageSerializer.Meta):
         fields = [
             *ImageSerializer.Meta.fields[:-1], "unit", "radius_deg", "thermal_rms_jy_per_beam", "finite_fraction",
-            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "reviews", "is_disputed",
-            "wcs", "metrics", "engine", "parameters", "versions", "size_bytes", "checksum", "recipe", "links",
+            "missing_subbands", "tables_applied", "mosaic_of", "mosaic_tiles", "assessment", "comparison", "reviews",
+            "is_disputed", "wcs", "metrics", "engine", "parameters", "versions", "size_bytes", "checksum", "recipe",
+            "links",
         ]  # fmt: skip
 
     @extend_schema_field(
@@ -111,12 +140,27 @@ class EpochTileSerializer(serializers.Serializer):
 
 
 class EpochDetailSerializer(EpochSerializer):
-    """`tiles` come from the context, where the view puts them: they belong by time and strip, not by a key."""
+    """`tiles` and `comparison` (of the mosaic) come from the context, where the view puts them: tiles belong by time
+    and strip, not by a key.
+    """
 
     tiles = serializers.SerializerMethodField()
+    assessment = VerdictSerializer(allow_null=True)
+    gates = serializers.SerializerMethodField(help_text="Of the current assessment; empty before the first.")
+    comparison = serializers.SerializerMethodField(help_text="Of the current mosaic; null before there is one.")
 
     class Meta(EpochSerializer.Meta):
-        fields = [*EpochSerializer.Meta.fields, "tiles"]
+        fields = [*EpochSerializer.Meta.fields, "assessment", "gates", "comparison", "tiles"]
+
+    @extend_schema_field(GateSerializer(many=True))
+    def get_gates(self, epoch: Any) -> Any:
+        findings = [finding for verdict in epoch.current_assessments for finding in verdict.findings.all()]
+        return GateSerializer(gates_of(findings), many=True).data
+
+    @extend_schema_field(ComparisonSerializer(allow_null=True))
+    def get_comparison(self, epoch: Epoch) -> Any:
+        comparison = self.context["comparison"]
+        return None if comparison is None else ComparisonSerializer(comparison).data
 
     @extend_schema_field(EpochTileSerializer(many=True))
     def get_tiles(self, epoch: Epoch) -> Any:

@@ -67,7 +67,7 @@ class EpochViewSet(ReadOnlyResource):
     """UTC hours of a dec strip, whose tiles make one mosaic."""
 
     queryset = Epoch.objects.for_listing()
-    detail_queryset = Epoch.objects.for_listing()
+    detail_queryset = Epoch.objects.for_detail()
     serializer_class = EpochSerializer
     detail_serializer_class = EpochDetailSerializer
     filterset_class = EpochFilter
@@ -76,5 +76,7 @@ class EpochViewSet(ReadOnlyResource):
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         epoch = self.get_object()
-        context = {**self.get_serializer_context(), "tiles": tiles_of(epoch=epoch)}
+        mosaic = epoch.mosaics.current().with_comparison().first()
+        comparison = getattr(mosaic, "comparison", None)
+        context = {**self.get_serializer_context(), "tiles": tiles_of(epoch=epoch), "comparison": comparison}
         return Response(EpochDetailSerializer(epoch, context=context).data)

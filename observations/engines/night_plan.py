@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +21,8 @@ from observations.telescope import location, meridian_icrs, use_bundled_iers
 
 SIDEREAL_DAY_S = 86164.0905
 TRUTH_FILE = "truth.json"
+CATALOGUE_FILE = "catalogue.csv"
+CATALOGUE_HZ = 1.4e9
 VISIBLE_RADIUS_DEG = 3.0  # to the edge of the main lobe; what its sidelobes see farther out is not simulated
 
 
@@ -157,6 +161,21 @@ def _clear_place(
         if all(place.separation(other).arcsec >= min_separation_arcsec for other in others):
             return place
     raise ValueError("the field is too full for the wanted separation; ask for fewer sources")
+
+
+def write_catalogue(path: Path, tiles: Sequence[TilePlan]) -> None:
+    """The sky that all tiles together see, as a reference catalogue at CATALOGUE_HZ (`import_catalogue` reads it).
+
+    A source that varies has its mean flux. A calibrator's spectral index is the slope of its polynomial there.
+    """
+    sky = {source.name: replace(source, scale=1.0) for tile in tiles for source in tile.sources}
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "ra_deg", "dec_deg", "flux_jy", "spectral_index"])
+        for source in sky.values():
+            below, flux, above = source.flux_at([CATALOGUE_HZ / 1.01, CATALOGUE_HZ, CATALOGUE_HZ * 1.01]).tolist()
+            index = math.log(above / below) / math.log(1.01**2)
+            table.writerow([source.name, source.ra_deg, source.dec_deg, flux, index])
 
 
 def write_truth(path: Path, instrument: Instrument, plan: NightPlan, tiles: Sequence[TilePlan]) -> None:

@@ -84,8 +84,9 @@ def compare(*, files: ImageFiles, reference: Reference, ra_deg: float, dec_deg: 
     """Hold an image whose centre is given against the catalogue's sources around it.
 
     A source is expected where the image has a value and the primary beam is known, from `limits.least_flux_jy` on.
-    The flux ratio and the offset are of those that stand alone and are not resolved. Reads the pixels around the
-    sources only. Raises EngineFailed for a primary beam of another size.
+    The flux ratio and the offset are of those that stand alone and are not resolved. Completeness is of the apparent
+    flux, which the primary beam has left of it, or the edge of a tile would look incomplete. Reads the pixels around
+    the sources only. Raises EngineFailed for a primary beam of another size.
     """
     usable = _is_alone(reference, files.beam.bmaj_arcsec, limits) & ~(
         reference.major_arcsec > limits.resolved_beams * files.beam.bmaj_arcsec
@@ -101,13 +102,15 @@ def compare(*, files: ImageFiles, reference: Reference, ra_deg: float, dec_deg: 
     expected = sources.expected_jy >= limits.least_flux_jy
     matched = expected & usable
     is_seen = snr >= limits.seen_sigma
+    apparent_jy = sources.expected_jy * fluxes.primary_beam[inside]
+    shown = apparent_jy >= limits.least_flux_jy
     return Compared(
         n_expected=int(expected.sum()),
         n_matched=int(matched.sum()),
         **_flux_scale(sources.at(matched), flux[matched], error[matched], ra_deg, dec_deg),
         **_offset(files, sources.at(matched & (snr >= limits.position_sigma))),
-        completeness=float(is_seen[expected].mean()) if expected.any() else None,
-        completeness_by_flux=_by_flux(sources.expected_jy, is_seen),
+        completeness=float(is_seen[shown].mean()) if shown.any() else None,
+        completeness_by_flux=_by_flux(apparent_jy, is_seen),
         matches=_matches(sources.at(expected), flux[expected], error[expected])[: limits.most_matches],
     )
 
@@ -191,11 +194,11 @@ def _offset(files: ImageFiles, sources: Reference) -> dict[str, float | None]:
     return {"ra_offset_arcsec": float(np.median(east[found])), "dec_offset_arcsec": float(np.median(north[found]))}
 
 
-def _by_flux(expected_jy: NDArray, is_seen: NDArray) -> list[tuple[float, float | None, int, int]]:
+def _by_flux(apparent_jy: NDArray, is_seen: NDArray) -> list[tuple[float, float | None, int, int]]:
     """(from Jy, to Jy, number expected, number seen) of each bin that has a source; the last bin has no end."""
     rows = []
     for low, high in pairwise(EDGES_JY):
-        inside = (expected_jy >= low) & (expected_jy < high)
+        inside = (apparent_jy >= low) & (apparent_jy < high)
         if inside.any():
             rows.append((low, high if math.isfinite(high) else None, int(inside.sum()), int(is_seen[inside].sum())))
     return rows

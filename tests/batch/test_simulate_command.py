@@ -12,6 +12,7 @@ from batch.truth import compare
 from observations.engines.uvh5_header import read_header
 from observations.models import SubbandGroup
 from observations.services import index_subbands
+from sources.models import ReferenceCatalogue
 
 pytestmark = pytest.mark.django_db
 SMALL = {"antennas": 6, "channels": 1, "integrations": 2, "sources": 2, "verbosity": 0}
@@ -54,6 +55,26 @@ def test_damaged_nights_are_as_the_truth_beside_them_says(tmp_path):
     assert sum(scales) / 4 == pytest.approx(1)
     assert compare(folder / "truth.json") == []
     assert not list(folder.glob("*.writing"))
+
+
+def test_the_sky_is_a_reference_catalogue_at_its_mean_fluxes(tmp_path):
+    simulate(tmp_path, tiles=2, nights=3)
+    call_command(
+        "import_catalogue", tmp_path / "catalogue.csv", name="simulated", frequency_mhz=1400, stdout=StringIO()
+    )
+    catalogue = ReferenceCatalogue.objects.get()
+    assert (catalogue.n_sources, catalogue.left_out) == (5, {})
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    simulated = {source["name"]: source for tile in truth["tiles"] for source in tile["sources"]}
+    for row in catalogue.sources.all():
+        source = simulated[row.designation]
+        assert (row.ra_deg, row.dec_deg) == pytest.approx((source["ra_deg"], source["dec_deg"]))
+        if row.designation == "3C286":
+            assert row.flux_jy == pytest.approx(14.9, abs=0.3)
+            assert row.spectral_index == pytest.approx(-0.5, abs=0.1)
+        else:
+            assert row.flux_jy == pytest.approx(source["flux_jy"])
+            assert row.spectral_index == pytest.approx(source["spectral_index"])
 
 
 def test_what_is_simulated_is_indexed_as_whole_tiles(tmp_path):

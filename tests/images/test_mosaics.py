@@ -13,8 +13,8 @@ from images.engines.mosaic import TileUnusable
 from images.models import Image
 from images.mosaics import TooFewTiles, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from observations.models import Epoch
-from qa.services import assess_image
-from tests.factories import EpochFactory, ImageFactory, MosaicFactory, SubbandGroupFactory
+from qa.services import assess_epoch, assess_image
+from tests.factories import ComparisonFactory, EpochFactory, ImageFactory, MosaicFactory, SubbandGroupFactory
 from tests.images.skies import Pointing, value_at, write_tile
 
 pytestmark = pytest.mark.django_db
@@ -152,6 +152,26 @@ def test_an_epoch_shows_its_tiles_and_its_mosaic(api, epoch):
         (tile.measurement_set.group_id, tile.pk, "good"),
         (missing.pk, None, None),
     ]
+
+
+def test_an_epoch_shows_its_gates_and_how_its_mosaic_compares(api, epoch):
+    before = api.get(f"/api/v1/epochs/{epoch.pk}/").json()
+    assert (before["gates"], before["comparison"], before["assessment"]) == ([], None, None)
+    mosaic = MosaicFactory(mosaic_of=epoch)
+    compared = ComparisonFactory(image=mosaic, flux_ratio=0.5, n_matched=12, completeness=None)
+    assess_epoch(epoch=epoch, mosaic=mosaic)
+    shown = api.get(f"/api/v1/epochs/{epoch.pk}/").json()
+    assert [(gate["name"], gate["outcome"]) for gate in shown["gates"]] == [
+        ("flux_scale", "fail"),
+        ("completeness", "skipped"),
+        ("noise", "pass"),
+    ]
+    assert "below 0.8" in shown["gates"][0]["why"]
+    assert (shown["grade"], shown["assessment"]["grade"]) == ("poor", "poor")
+    assert (shown["comparison"]["catalogue"], shown["comparison"]["flux_ratio"]) == (compared.catalogue.name, 0.5)
+    image = api.get(f"/api/v1/images/{mosaic.pk}/").json()
+    assert image["comparison"] == shown["comparison"]
+    assert api.get(f"/api/v1/images/{ImageFactory().pk}/").json()["comparison"] is None
 
 
 def test_epochs_are_found_by_time_strip_and_grade(api, epoch):

@@ -38,7 +38,7 @@ def true_fluxes(low: float = 0.06, high: float = 0.6) -> np.ndarray:
 
 
 def held(folder, seen, catalogue, *, centre=CENTRE, limits=LIMITS, **tile):
-    files = write_tile(folder, seen, ra_deg=centre[0], dec_deg=centre[1], size_px=SIZE, fwhm_px=900, **tile)
+    files = write_tile(folder, seen, ra_deg=centre[0], dec_deg=centre[1], size_px=SIZE, **{"fwhm_px": 900, **tile})
     return compare(files=files, reference=catalogue, ra_deg=centre[0], dec_deg=centre[1], limits=limits)
 
 
@@ -91,7 +91,7 @@ def test_sources_that_are_not_seen_lower_completeness_and_are_counted_by_flux(tm
     truth = true_fluxes(0.012, 0.6)
     missing = np.flatnonzero(truth >= 0.05)[:7]
     seen = np.delete(np.array(sky(truth)), missing, axis=0).tolist()
-    found = held(tmp_path, seen, reference(sky(truth)))
+    found = held(tmp_path, seen, reference(sky(truth)), fwhm_px=1e6)
     n_expected = int((truth >= 0.05).sum())
     assert (found.n_expected, found.completeness) == (n_expected, pytest.approx(1 - 7 / n_expected))
     assert [low for low, _, _, _ in found.completeness_by_flux] == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
@@ -113,6 +113,13 @@ def test_a_source_is_expected_where_the_primary_beam_is_known(tmp_path, fwhm_px,
     files = write_tile(tmp_path, truth, size_px=SIZE, fwhm_px=fwhm_px)
     found = compare(files=files, reference=reference(truth), ra_deg=CENTRE[0], dec_deg=CENTRE[1], limits=LIMITS)
     assert found.n_expected == n
+
+
+@pytest.mark.parametrize(("flux_jy", "completeness"), [(0.16, None), (0.17, 0.0)])  # 49 and 52 mJy at 0.308
+def test_completeness_is_of_the_flux_that_the_primary_beam_leaves(tmp_path, flux_jy, completeness):
+    missing = [(*offset(*CENTRE, 215 * 6.0, 0), flux_jy)]
+    found = held(tmp_path, [], reference(missing), fwhm_px=330)
+    assert (found.n_expected, found.completeness) == (1, completeness)
 
 
 @pytest.mark.parametrize(

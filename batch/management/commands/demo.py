@@ -14,7 +14,7 @@ from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
 from contimg.commands import ContimgCommand
-from observations.engines.night_plan import TRUTH_FILE
+from observations.engines.night_plan import CATALOGUE_FILE, CATALOGUE_HZ, TRUTH_FILE
 from sources.models import Source
 
 
@@ -29,6 +29,12 @@ class Command(ContimgCommand):
         if not (folder / TRUTH_FILE).exists():  # the truth is written last: without it the simulation is not whole
             with self._step("simulation"):
                 call_command("simulate", folder, tiles=2, nights=6, damage=True)
+        if (folder / CATALOGUE_FILE).exists():  # a simulation of an older version has none
+            with self._step("reference catalogue"):
+                call_command(
+                    "import_catalogue", folder / CATALOGUE_FILE, name="simulated", frequency_mhz=CATALOGUE_HZ / 1e6,
+                    note="The simulator's sky, before anything was measured.",
+                )  # fmt: skip
         with self._step("pipeline"):
             call_command("process", folder, settle_s=0)
         with self._step("comparison with the truth"):

@@ -48,7 +48,14 @@ class Command(ContimgCommand):
         parser.add_argument("--damage", action="store_true", help="spoil three tiles, as a real night would")
 
     def handle(self, folder: Path, **options: Any) -> None:
-        from observations.engines.night_plan import TRUTH_FILE, NightPlan, plan_nights, write_truth
+        from observations.engines.night_plan import (
+            CATALOGUE_FILE,
+            TRUTH_FILE,
+            NightPlan,
+            plan_nights,
+            write_catalogue,
+            write_truth,
+        )
         from observations.engines.simulator import Instrument, SkySource, simulate_tile
 
         _refuse_impossible(options)
@@ -87,8 +94,12 @@ class Command(ContimgCommand):
         tiles = plan_nights(instrument, plan, source)
         for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
             simulate_tile(instrument, tile, folder)
+        write_catalogue(folder / CATALOGUE_FILE, tiles)
         write_truth(folder / TRUTH_FILE, instrument, plan, tiles)
-        self.stdout.write(f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}")
+        self.stdout.write(
+            f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}, "
+            f"their sky as a reference catalogue in {CATALOGUE_FILE}"
+        )
 
 
 def _refuse_impossible(options: dict[str, Any]) -> None:
