@@ -305,8 +305,10 @@ def _assess(job: Job, folder: Path) -> Record:
 
 
 def _assessments_of(job: Job) -> list[Model]:
-    subjects = [image_of(job)] if job.epoch is None else [image_of(job), job.epoch]
-    return [subject.assessments.current().get() for subject in subjects]
+    verdicts: list[Model] = [image_of(job).assessments.current().get()]
+    if job.epoch is not None:
+        verdicts.append(job.epoch.assessments.current().get())
+    return verdicts
 
 
 def _photometry_is_done(job: Job) -> bool:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 from django.contrib import admin
+from django.utils.html import format_html_join
+from django.utils.safestring import SafeString
 
-from contimg.admin import EMPTY, FactsAdmin, FactsInline, link, links, number, write_review
+from contimg.admin import EMPTY, FactsAdmin, FactsInline, grade_badge, link, links, number, write_review
+from contimg.gates import gates_of
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 
 
@@ -45,9 +48,30 @@ class SubbandGroupAdmin(FactsAdmin):
 
 @admin.register(Epoch)
 class EpochAdmin(FactsAdmin):
-    list_display = ["name", "started_at", number("dec_deg", ".3f", description="dec strip (deg)"), "created_at"]
-    list_filter = ["started_at"]
-    extra_facts = (links("mosaics", "images.image", "mosaic_of"), write_review)
+    list_display = [
+        "name",
+        "started_at",
+        number("dec_deg", ".3f", description="dec strip (deg)"),
+        grade_badge,
+        "is_lenient",
+        "created_at",
+    ]
+    list_filter = ["grade", "is_lenient", "started_at"]
+    extra_facts = (
+        grade_badge,
+        "gates",
+        links("mosaics", "images.image", "mosaic_of"),
+        links("assessments", "qa.assessment", "epoch"),
+        write_review,
+    )
+
+    @admin.display(description="gates")
+    def gates(self, epoch: Epoch) -> SafeString | str:
+        """Of the current assessment, a line each."""
+        verdicts = epoch.assessments.current().with_findings()
+        findings = [finding for verdict in verdicts for finding in verdict.findings.all()]
+        told = [(gate.name, gate.outcome, gate.why) for gate in gates_of(findings)]
+        return format_html_join("", "<div>{}: <b>{}</b> {}</div>", told) or EMPTY
 
 
 def _subbands(numbers: list[int]) -> str:
