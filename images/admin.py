@@ -44,6 +44,7 @@ class ImageAdmin(FactsAdmin):
         links("assessments", "qa.assessment", "image"),
         write_review,
         links("reviews", "qa.review", "image"),
+        links("comparison", "sources.comparison", "image"),
         links("measurements", "sources.measurement", "image"),
     )
 

@@ -30,7 +30,14 @@ from tests.batch import table
 from tests.batch.installation import until
 from tests.batch.nights import SETTINGS
 from tests.batch.test_stages import stage
-from tests.factories import CalibratedSetFactory, EpochFactory, ImageFactory, SubbandGroupFactory
+from tests.factories import (
+    CalibratedSetFactory,
+    EpochFactory,
+    ImageFactory,
+    ReferenceCatalogueFactory,
+    ReferenceSourceFactory,
+    SubbandGroupFactory,
+)
 from tests.images.skies import value_at
 from tests.images.test_mosaics import tile_image
 from tests.science import IMAGED, TRANSIT, calibrator_plan, field_centre, field_plan
@@ -329,6 +336,9 @@ def test_a_worker_makes_the_mosaic_of_a_simulated_hour(install, hour):
     index_subbands(folder=folder)
     epoch = Epoch.objects.get(started_at=FIRST.replace(minute=0))
     tiles = list(SubbandGroup.objects.in_epoch(epoch))
+    catalogue = ReferenceCatalogueFactory(frequency_hz=1.4e9)  # of flat spectra, as the simulated ones are
+    for ra, dec, flux in truth:
+        ReferenceSourceFactory(catalogue=catalogue, ra_deg=ra, dec_deg=dec, flux_jy=flux, spectral_index=0)
     process = ask("process", "subband_group", *SubbandGroup.objects.all())
     call_command("batch", "create", "mosaic", "--subject", f"epoch:{epoch.pk}", as_json=True, stdout=StringIO())
     asked = Batch.objects.get(stage="mosaic")
@@ -350,6 +360,16 @@ def test_a_worker_makes_the_mosaic_of_a_simulated_hour(install, hour):
     assert kinds == ["image", "noise", "preview"]
     assert sum(entry["kind"] == "image" for entry in attempt.evidence["inputs"]) == 2
     assert (attempt.engine, "reproject" in attempt.versions) == ("mosaic", True)
+
+    compared = mosaic.comparison
+    assert (compared.catalogue, compared.n_expected, compared.completeness) == (catalogue, len(truth), 1.0)
+    assert compared.flux_ratio == pytest.approx(1, abs=0.03)
+    epoch.refresh_from_db()
+    assert epoch.grade == "marginal", "five sources carry no better verdict"
+    assert list(epoch.assessments.get().findings.filter(outcome="warn").values_list("rule", flat=True)) == [
+        "ratio_of_few"
+    ]
+    assert mosaic.catalogue.n_forced >= len(truth)
 
     again = ask("mosaic", "epoch", epoch)
     until(lambda: ended(again), within_s=60)

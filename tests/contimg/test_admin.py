@@ -64,6 +64,15 @@ def test_links_between_rows_lead_somewhere(admin_client):
                 assert admin_client.get(link.replace("&amp;", "&")).status_code == 200, link
 
 
+def test_an_epoch_shows_its_gates_with_why(admin_client):
+    epoch = factories.EpochFactory(grade="poor")
+    verdict = factories.AssessmentFactory(image=None, epoch=epoch, grade="poor")
+    factories.FindingFactory(assessment=verdict, gate="flux_scale", outcome="fail", reason="a step of <15%>")
+    factories.FindingFactory(assessment=verdict, gate="noise", outcome="pass")
+    page = admin_client.get(admin_url(epoch, "change", epoch.pk)).content.decode()
+    assert "<div>flux_scale: <b>fail</b> a step of &lt;15%&gt;</div><div>noise: <b>pass</b> </div>" in page
+
+
 @pytest.mark.django_db
 def test_an_assessment_shows_its_findings(admin_client):
     finding = factories.FindingFactory(rule="noise above thermal", outcome="warn")

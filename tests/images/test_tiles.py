@@ -25,8 +25,9 @@ from images.tiles import (
     record_tile,
     thermal_rms_jy_per_beam,
 )
+from observations.epochs import hour_of
 from observations.models import MeasurementSet
-from tests.factories import CalibratedSetFactory, MeasurementSetFactory, SubbandGroupFactory
+from tests.factories import HOUR, CalibratedSetFactory, EpochFactory, MeasurementSetFactory, SubbandGroupFactory
 from tests.images.test_imagers import require
 from tests.science import (
     IMAGED,
@@ -191,6 +192,19 @@ def test_every_file_of_the_tile_is_there_and_the_preview_is_a_png(field, product
     assert (products_root / image.preview_path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert image.size_bytes == (products_root / image.path).stat().st_size
     assert list((products_root / ".work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("grade", "is_lenient", "rejected"),
+    [("poor", False, True), ("poor", True, False), ("unknown", False, False), ("good", False, False)],
+)
+def test_a_tile_that_is_made_again_takes_over_the_verdict_on_its_epoch(field, grade, is_lenient, rejected):
+    started_at = hour_of(field.observed_at)
+    EpochFactory(started_at=started_at, dec_deg=STRIP_DEC_DEG, grade=grade, is_lenient=is_lenient)
+    EpochFactory(started_at=started_at, dec_deg=STRIP_DEC_DEG - 5, grade="poor")
+    EpochFactory(started_at=started_at - HOUR, dec_deg=STRIP_DEC_DEG, grade="poor")
+    image = imaged(field)
+    assert (image.is_epoch_rejected, image.is_lenient) == (rejected, is_lenient)
 
 
 def test_imaging_again_gives_the_same_row_and_content(field):
