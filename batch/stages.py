@@ -410,7 +410,7 @@ STAGES = (
         _photometry_is_done, _photometry,
         inputs=lambda job: [image_of(job)],
         outputs=lambda job: [Image.objects.select_related("catalogue").get(pk=image_of(job).pk).catalogue],
-        disk_bytes=lambda job: 8 * _pixels_bytes(job),
+        disk_bytes=lambda job: 32 * image_of(job).width_px * image_of(job).height_px,
         engine=_finder_name,
         time_limit_s=1800,
     ),
@@ -441,8 +441,12 @@ def follow_a_mosaic(table: Mapping[str, Stage]) -> list[Stage]:
 
 
 def wants_mosaic(epoch: Epoch, parameters: Mapping[str, Any]) -> bool:
-    """Whether it has tiles enough for a mosaic, and lacks that, its verdict or its catalogue."""
-    table, job = stages(), Job(tile=None, epoch=epoch, parameters=parameters)
+    """Whether it has tiles enough for a mosaic, and lacks that, its verdict or its catalogue.
+
+    That somebody let its tiles count is no reason to judge it again: it was asked for by name.
+    """
+    lenient = bool(parameters.get("lenient")) or epoch.is_lenient
+    table, job = stages(), Job(tile=None, epoch=epoch, parameters={**parameters, "lenient": lenient})
     try:
         return not all(stage.is_done(job) for stage in (table[StageName.MOSAIC], *follow_a_mosaic(table)))
     except TooFewTiles:

@@ -26,6 +26,7 @@ from images.models import Image
 from observations.engines.simulator import SkySource, simulate_tile
 from observations.models import Epoch, SubbandGroup
 from observations.services import index_subbands
+from qa.models import Rule
 from tests.batch import table
 from tests.batch.installation import until
 from tests.batch.nights import SETTINGS
@@ -294,6 +295,26 @@ def test_process_makes_the_mosaics_of_hours_that_are_over_and_have_nothing_open(
     cancel_batch(batch=held_open)
     run(ask("mosaic", "epoch", epoch))
     assert _whole_epochs(tiles, {}) == [], "all is there"
+
+
+def test_process_leaves_an_epoch_alone_whose_tiles_somebody_let_count(epoch, products_root):
+    tiles = [tile_image(number, on_disk=True) for number in range(2)]
+    groups = [tile.measurement_set.group for tile in tiles]
+    run(ask("mosaic", "epoch", epoch))
+    fails = Rule.objects.get(policy__is_active=True, subject_kind="epoch", name="noise_excessive")
+    Rule.objects.filter(pk=fails.pk).update(limit=0)
+    run(create_batch(stage="assess", subjects=[("epoch", epoch.pk)], parameters={"lenient": True}).batch)
+    assert Epoch.objects.get().grade == "unknown", "nothing of it had changed"
+    Image.objects.mosaics().get().comparison.delete()
+    run(create_batch(stage="assess", subjects=[("epoch", epoch.pk)], parameters={"lenient": True}).batch)
+    assert (Epoch.objects.get().grade, Epoch.objects.get().is_lenient) == ("poor", True)
+    assert set(Image.objects.values_list("is_lenient", "is_epoch_rejected")) == {(True, False)}
+    assert _whole_epochs(groups, {"lenient": False}) == []
+
+    strictly = ask("assess", "epoch", epoch)
+    run(strictly)
+    assert strictly.items.with_latest_attempt().get().did_work is True
+    assert set(Image.objects.values_list("is_lenient", "is_epoch_rejected")) == {(False, True)}
 
 
 def test_process_asks_for_no_mosaic_of_an_hour_with_too_few_tiles_or_that_still_lasts(epoch, products_root):

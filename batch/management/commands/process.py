@@ -56,9 +56,6 @@ class Command(ContimgCommand):
             how: dict[str, Any] = {"workers": workers, "quiet": as_json or options["verbosity"] == 0}
             batches = self._run_all(ours, {"lenient": lenient}, **how)
             epochs = _whole_epochs(ours, {"lenient": lenient})
-            for batch in _left_behind(Item.objects.unended().filter(epoch__in=epochs, batch__stage=StageName.MOSAIC)):
-                with suppress(NothingToCancel):  # it has ended in this moment
-                    cancel_batch(batch=batch)
             if epochs:
                 batches.append(self._run(StageName.MOSAIC, "epoch", epochs, {"lenient": lenient}, **how).pk)
         left = groups.exclude(pk__in=[tile.pk for tile in tiles]).unprocessed()
@@ -114,12 +111,18 @@ class Command(ContimgCommand):
 
 
 def _whole_epochs(tiles: list[SubbandGroup], parameters: dict[str, Any]) -> list[Epoch]:
-    """Epochs of these tiles that are over, have nothing open, and lack their mosaic, its verdict or its catalogue."""
+    """Epochs of these tiles that are over, have nothing open, and lack their mosaic, its verdict or its catalogue.
+
+    What a run of this command left in the queue for them is cancelled, for this one does it.
+    """
     if not tiles:
         return []
     times = [tile.observed_at for tile in tiles]
     over = Epoch.objects.filter(tiles_from__lte=max(times), tiles_until__gt=min(times), tiles_until__lte=timezone.now())
     epochs = [epoch for epoch in over.order_by("started_at", "id") if any(epoch.has(tile) for tile in tiles)]
+    for batch in _left_behind(Item.objects.unended().filter(epoch__in=epochs, batch__stage=StageName.MOSAIC)):
+        with suppress(NothingToCancel):  # it has ended in this moment
+            cancel_batch(batch=batch)
     busy = transitions.open_tiles(epochs)
     return [epoch for epoch in epochs if epoch.pk not in busy and wants_mosaic(epoch, parameters)]
 
