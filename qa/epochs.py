@@ -37,9 +37,10 @@ def measured_of_epoch(mosaic: Image) -> Measured:
     metrics = {name: compared.metrics.get(name) for name in OF_THE_COMPARISON}
     skipped = {name: reason for name, reason in compared.skipped.items() if name in OF_THE_COMPARISON}
     metrics["n_sky_gates"] = float(sum(name not in skipped for name in AGAINST_THE_SKY)) or None
-    deviation = _worst_tile_deviation(mosaic)
-    metrics["worst_tile_deviation"] = deviation
-    if deviation is None:
+    worst = _worst_tile(mosaic)
+    metrics["worst_tile_deviation"] = worst and worst[0]
+    where = {"worst_tile_deviation": worst[1]} if worst else {}
+    if worst is None:
         skipped["worst_tile_deviation"] = (
             f"fewer than {FEWEST_TILES} of its tiles have the flux ratios of {FEWEST_RATIOS_OF_A_TILE} sources"
         )
@@ -49,11 +50,11 @@ def measured_of_epoch(mosaic: Image) -> Measured:
     metrics["rms_over_strip"] = rms / usual if rms is not None and usual else None
     if not usual:
         skipped["rms_over_strip"] = no_strip(mosaic, n)
-    return Measured(metrics, skipped)
+    return Measured(metrics, skipped, where=where)
 
 
-def _worst_tile_deviation(mosaic: Image) -> float | None:
-    """By how much at least the flux scale of one tile differs from that of all, as a fraction.
+def _worst_tile(mosaic: Image) -> tuple[float, str] | None:
+    """By how much at least the flux scale of one tile differs from that of all, as a fraction, and which it is.
 
     A mosaic hides a bad tile: where tiles overlap its flux is averaged with good ones, and the median is that of all.
     """
@@ -62,17 +63,18 @@ def _worst_tile_deviation(mosaic: Image) -> float | None:
         .exclude(comparison__flux_ratio=None)
         .filter(comparison__n_matched__gte=FEWEST_RATIOS_OF_A_TILE)
     )
-    columns = ("comparison__flux_ratio", "comparison__flux_ratio_scatter", "comparison__n_matched")
-    ratios = list(tiles.values_list(*columns))
+    columns = ("name", "comparison__flux_ratio", "comparison__flux_ratio_scatter", "comparison__n_matched")
+    ratios = list(tiles.order_by("observed_at", "id").values_list(*columns))
     if len(ratios) < FEWEST_TILES:
         return None
-    usual = median(ratio for ratio, _, _ in ratios)
+    usual = median(ratio for _, ratio, _, _ in ratios)
     if usual <= 0:
         return None
-    return max(
-        max(0.0, abs(ratio / usual - 1) - CERTAIN_SIGMA * median_error(scatter=scatter, n=n) / usual)
-        for ratio, scatter, n in ratios
-    )
+    deviations = [
+        (max(0.0, abs(ratio / usual - 1) - CERTAIN_SIGMA * median_error(scatter=scatter, n=n) / usual), f"tile {name}")
+        for name, ratio, scatter, n in ratios
+    ]
+    return max(deviations, key=lambda deviation: deviation[0])
 
 
 def hold_back_or_let_go(*, epoch: Epoch, mosaic: Image, lenient: bool) -> None:

@@ -35,12 +35,14 @@ class Measured:
     """What the rules judge of a subject: a figure of each metric, None where it was not measured.
 
     `skipped` names metrics that do not apply to this subject, with the reason. `reach` is, of a metric, the most that
-    a healthy subject in its place has, with the reason: a rule that asks for more does not apply.
+    a healthy subject in its place has, with the reason: a rule that asks for more does not apply. `where` says what a
+    worst value is of ("antenna 103").
     """
 
     metrics: Mapping[str, float | None]
     skipped: Mapping[str, str] = field(default_factory=dict)
     reach: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    where: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
@@ -55,6 +57,7 @@ def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     for rule in rules:
         reason = measured.skipped.get(rule.metric) or _beyond_reach(rule, measured.reach.get(rule.metric))
         findings.append(_finding(rule, measured.metrics.get(rule.metric), reason))
+        findings[-1].where = measured.where.get(rule.metric, "")
         if reason is None:
             applied.append(findings[-1])
     caps = [Grade(finding.grade) for finding in applied if finding.outcome != Finding.Outcome.SKIP]
