@@ -34,7 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, database(options.database, Path(name)) as url:
         os.environ |= {
             "CONTIMG_VAR_DIR": name, "CONTIMG_LOG_DIR": f"{name}/logs", "DATABASE_URL": url,
-            "CONTIMG_LOG_LEVEL": "WARNING", "DJANGO_SETTINGS_MODULE": "contimg.settings", "CONTIMG_SECRET_KEY": "of a benchmark",
+            "CONTIMG_LOG_LEVEL": "WARNING", "DJANGO_SETTINGS_MODULE": "contimg.settings",
+            "CONTIMG_SECRET_KEY": "of a benchmark",
         }  # fmt: skip
         import django
 
@@ -77,7 +78,7 @@ def fill(n_images: int) -> Any:
         Image.objects.filter(pk=other.tiles[0].pk).update(n_measurements=1)
         MeasurementFactory(source=source, image=other.tiles[0], is_forced=True)
         one = MeasurementFactory(source=source, image=tile, is_forced=True)
-        columns = [f.column for f in Measurement._meta.concrete_fields if not (f.primary_key or f.generated)]
+        columns = [str(f.column) for f in Measurement._meta.concrete_fields if not (f.primary_key or f.generated)]
         chosen = [{"source_id": "s.id", "image_id": "i.id"}.get(name, f"m.{name}") for name in columns]
         first = Source.objects.exclude(pk=source.pk).order_by("pk").values_list("pk", flat=True)[0]
         with connection.cursor() as cursor:
