@@ -228,3 +228,14 @@ class PlanSerializer(serializers.Serializer):
 
 class BatchesSerializer(serializers.Serializer):
     batches = serializers.ListField(child=serializers.IntegerField())
+
+
+class ActivatedSerializer(serializers.Serializer):
+    """The policy that judges from now on, and the work that follows."""
+
+    policy = serializers.IntegerField(source="policy.pk")
+    batches = serializers.SerializerMethodField(help_text="They judge the current images again.")
+    n_tables = serializers.IntegerField(help_text="Calibration tables, judged again at once.")
+
+    def get_batches(self, activated: Any) -> list[int]:
+        return [batch.pk for batch in activated.batches]

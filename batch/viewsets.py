@@ -22,7 +22,9 @@ from batch.events import stream
 from batch.filters import BatchFilter, ItemFilter, PauseFilter, WorkerFilter
 from batch.logs import MAX_BYTES, read_log
 from batch.models import Batch, Item, Pause, Worker
+from batch.policies import activate_policy
 from batch.serializers import (
+    ActivatedSerializer,
     BatchDetailSerializer,
     BatchesSerializer,
     BatchSerializer,
@@ -53,6 +55,7 @@ from contimg.api.viewsets import ReadOnlyResource
 from provenance.filters import QuarantineFilter
 from provenance.models import Quarantine
 from provenance.serializers import NewQuarantineSerializer, QuarantineSerializer
+from qa.viewsets import PolicyViewSet as QaPolicyViewSet
 
 USUAL_TAIL_BYTES = 65536
 CONFLICT = {409: ProblemSerializer}
@@ -307,3 +310,14 @@ class WorkerViewSet(ReadOnlyResource):
     filterset_class = WorkerFilter
     orderings: ClassVar[list[str]] = ["seen_at", "id"]
     ordering: ClassVar[str] = "-seen_at"
+
+
+class PolicyViewSet(QaPolicyViewSet):
+    """Versions of the rules. Activating one makes batches, which only this app does."""
+
+    @extend_schema(request=None, responses={200: ActivatedSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def activate(self, request: Request, pk: str) -> Response:
+        """It judges from now on: tables at once, current images by the batches in the answer."""
+        actor = request.user if request.user.is_authenticated else None
+        return Response(ActivatedSerializer(activate_policy(policy=self.get_object(), actor=actor)).data)

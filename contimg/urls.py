@@ -7,7 +7,14 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from access.gates import throttled_login
 from access.viewsets import AuditViewSet
-from batch.viewsets import BatchViewSet, ItemViewSet, PauseViewSet, QuarantineViewSet, WorkerViewSet
+from batch.viewsets import (
+    BatchViewSet,
+    ItemViewSet,
+    PauseViewSet,
+    PolicyViewSet,
+    QuarantineViewSet,
+    WorkerViewSet,
+)
 from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
@@ -20,7 +27,7 @@ from provenance.viewsets import (
     MeasurementSetProvenanceViewSet,
     SubbandGroupProvenanceViewSet,
 )
-from qa.viewsets import AssessmentViewSet, PolicyViewSet, ReviewViewSet
+from qa.viewsets import AssessmentViewSet, ReviewViewSet
 from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
 
 router = Router()

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from contimg.models import Grade
 from qa.models import Finding, Rule
 
 ORDER = (Grade.EXCELLENT, Grade.GOOD, Grade.MARGINAL, Grade.POOR)
-OUTCOME_OF_CAP = {
+OUTCOME_OF_CAP: dict[str, str] = {
     Grade.GOOD: Finding.Outcome.PASS,
     Grade.MARGINAL: Finding.Outcome.WARN,
     Grade.POOR: Finding.Outcome.FAIL,
 }
-COMPARED = {
+COMPARED: dict[str, Callable[[float, float], bool]] = {
     Rule.Comparison.ABOVE: operator.gt,
     Rule.Comparison.AT_LEAST: operator.ge,
     Rule.Comparison.BELOW: operator.lt,
@@ -24,10 +25,25 @@ COMPARED = {
 }
 
 
+class Found(NamedTuple):
+    """What a rule said, with the fields of a Finding; no row, so that 100 000 images are judged again in seconds."""
+
+    rule: str
+    metric: str
+    value: float | None
+    comparison: str
+    limit: float
+    gate: str
+    outcome: str
+    grade: str
+    reason: str
+    where: str
+
+
 @dataclass(frozen=True)
 class Verdict:
     grade: str
-    findings: list[Finding]
+    findings: list[Found]
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,20 @@ class Measured:
     reach: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def stored(cls, metrics: Mapping[str, float | None], circumstances: Mapping[str, Any]) -> Measured:
+        """As an assessment has kept it."""
+        reach = {metric: (most, reason) for metric, (most, reason) in circumstances.get("reach", {}).items()}
+        return cls(metrics, circumstances.get("skipped", {}), reach, circumstances.get("where", {}))
+
+    def circumstances(self) -> dict[str, Any]:
+        """What besides the metrics is kept, so that any rules can judge it again."""
+        return {
+            "skipped": dict(self.skipped),
+            "reach": {metric: list(most) for metric, most in self.reach.items()},
+            "where": dict(self.where),
+        }
+
 
 def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
@@ -56,8 +86,7 @@ def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     findings, applied = [], []
     for rule in rules:
         reason = measured.skipped.get(rule.metric) or _beyond_reach(rule, measured.reach.get(rule.metric))
-        findings.append(_finding(rule, measured.metrics.get(rule.metric), reason))
-        findings[-1].where = measured.where.get(rule.metric, "")
+        findings.append(_found(rule, measured, reason))
         if reason is None:
             applied.append(findings[-1])
     caps = [Grade(finding.grade) for finding in applied if finding.outcome != Finding.Outcome.SKIP]
@@ -78,28 +107,17 @@ def known(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _finding(rule: Rule, value: float | None, skip_reason: str | None) -> Finding:
-    finding = Finding(
-        rule=rule.name,
-        metric=rule.metric,
-        value=known(value),
-        comparison=rule.comparison,
-        limit=rule.limit,
-        grade=rule.grade,
-        gate=rule.gate,
-        reason=rule.reason,
-    )
-    if skip_reason is not None or finding.value is None:
-        finding.outcome = Finding.Outcome.SKIP
-        finding.reason = skip_reason or f"{rule.metric} was not measured"
-        finding.grade = Grade.UNKNOWN
-    elif _speaks(rule, finding.value):
-        finding.outcome = OUTCOME_OF_CAP[Grade(rule.grade)]
+def _found(rule: Rule, measured: Measured, skip_reason: str | None) -> Found:
+    value = known(measured.metrics.get(rule.metric))
+    outcome: str
+    if skip_reason is not None or value is None:
+        outcome, grade = Finding.Outcome.SKIP, Grade.UNKNOWN
+        reason = skip_reason or f"{rule.metric} was not measured"
+    elif COMPARED[rule.comparison](value, rule.limit):
+        outcome, grade, reason = OUTCOME_OF_CAP[rule.grade], Grade(rule.grade), rule.reason
     else:
-        finding.outcome, finding.grade = Finding.Outcome.PASS, Grade.EXCELLENT
-        finding.reason = f"within the limit ({rule.reason})"
-    return finding
-
-
-def _speaks(rule: Rule, value: float) -> bool:
-    return COMPARED[Rule.Comparison(rule.comparison)](value, rule.limit)
+        outcome, grade, reason = Finding.Outcome.PASS, Grade.EXCELLENT, f"within the limit ({rule.reason})"
+    where = measured.where.get(rule.metric, "")
+    return Found(
+        rule.name, rule.metric, value, rule.comparison, rule.limit, rule.gate, outcome, grade, reason, where
+    )  # fmt: skip

@@ -4,6 +4,7 @@ from rest_framework import serializers
 
 from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer, StrictSerializer
 from qa.models import MOST_COMMENT_CHARACTERS, Assessment, Policy, Review, Rule, SubjectKind
+from qa.policies import MOST_RULES
 from qa.reviews import VERDICTS
 
 REVIEWED_KINDS = [SubjectKind.IMAGE, SubjectKind.CALIBRATION_TABLE]
@@ -34,13 +35,13 @@ class AssessmentDetailSerializer(AssessmentSerializer):
 class RuleSerializer(FactsSerializer):
     class Meta:
         model = Rule
-        fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "reason"]
+        fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "gate", "reason"]
 
 
 class PolicySerializer(FactsSerializer):
     class Meta:
         model = Policy
-        fields = ["id", "name", "version", "is_active", "note", "created_at"]
+        fields = ["id", "name", "version", "is_active", "note", "created_at", "activated_at"]
 
 
 class PolicyDetailSerializer(PolicySerializer):
@@ -105,3 +106,65 @@ class AfterSerializer(serializers.Serializer):
 
 class SinceSerializer(serializers.Serializer):
     since = serializers.DateTimeField(required=False)
+
+
+class RuleSpecSerializer(StrictSerializer):
+    """Types only: what the words and numbers have to be `qa.policies.refuse_wrong` says."""
+
+    subject_kind = serializers.CharField()
+    name = serializers.CharField()
+    metric = serializers.CharField()
+    comparison = serializers.CharField(help_text="gt, ge, lt or le.")
+    limit = serializers.FloatField()
+    grade = serializers.CharField(help_text="What the subject is at best where the comparison is true.")
+    gate = serializers.CharField(required=False, default="", allow_blank=True, help_text="Of an epoch.")
+    reason = serializers.CharField(help_text="Why this limit, and its source.")
+
+
+class DraftChangeSerializer(StrictSerializer):
+    rules = RuleSpecSerializer(many=True, required=False, help_text=f"In place of all; {MOST_RULES} at most.")
+    note = serializers.CharField(required=False, allow_blank=True)
+
+
+class NewPolicySerializer(StrictSerializer):
+    name = serializers.CharField(max_length=50)
+    note = serializers.CharField(required=False, default="", allow_blank=True)
+    based_on = serializers.PrimaryKeyRelatedField(
+        queryset=Policy.objects.all(), required=False, default=None, allow_null=True,
+        help_text="It has that policy's rules; those given replace the ones of the same kind and name.",
+    )  # fmt: skip
+    rules = RuleSpecSerializer(many=True, required=False, default=list, help_text=f"{MOST_RULES} at most.")
+
+
+class AskedEvaluationSerializer(StrictSerializer):
+    kind = serializers.ChoiceField(SubjectKind.choices, required=False, default=SubjectKind.IMAGE)
+    observed_from = serializers.DateTimeField(required=False, default=None, allow_null=True)
+    observed_until = serializers.DateTimeField(required=False, default=None, allow_null=True, help_text="Exclusive.")
+
+
+class EvaluationSerializer(serializers.Serializer):
+    """What a policy would say of what was measured."""
+
+    class Change(serializers.Serializer):
+        id = serializers.IntegerField()
+        observed_at = serializers.DateTimeField(allow_null=True)
+        old = serializers.CharField()
+        new = serializers.CharField()
+        rules = serializers.ListField(child=serializers.CharField(), help_text="Those that warn or fail.")
+
+        class Meta:
+            ref_name = "GradeChange"
+
+    kind = serializers.CharField()
+    n_judged = serializers.IntegerField()
+    n_not_judged = serializers.IntegerField(help_text="Verdicts from before all that judging needs was kept.")
+    n_incomplete = serializers.IntegerField(help_text="Of which some metric was never measured.")
+    n_changed = serializers.IntegerField()
+    confusion = serializers.DictField(
+        child=serializers.DictField(child=serializers.IntegerField()), help_text="Subjects by old grade, by new grade."
+    )
+    by_rule = serializers.DictField(
+        child=serializers.DictField(child=serializers.IntegerField()), help_text="Subjects by rule, by outcome."
+    )
+    never_measured = serializers.DictField(child=serializers.IntegerField(), help_text="Subjects by metric.")
+    changes = Change(many=True, help_text="The first 1000 of `n_changed`.")

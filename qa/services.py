@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, Min
 
 from calibration.models import CalibrationTable
 from contimg.exceptions import ContimgError
@@ -15,14 +15,14 @@ from images.models import Image
 from observations.models import Epoch
 from qa.comparisons import measured_comparison
 from qa.epochs import hold_back_or_let_go, measured_of_epoch
-from qa.models import Assessment, Finding, Policy, SubjectKind
+from qa.models import Assessment, Finding, Policy, Rule, SubjectKind
 from qa.reviews import settle_grade
 from qa.rules import Measured, judge, known
+from qa.strips import measured_beside_strip
 from sources.models import Source
 from sources.services import lock_sources, refresh_statistics
 
 NOISE_REACHES = 3.0  # its highest peak in an image of many beams is higher
-HEALTHY_NOISE = 1.8  # times the thermal noise, from where the rule `noise_high` warns
 NO_THERMAL_NOISE = {
     Image.Kind.EXTERNAL: "the thermal noise of an image from elsewhere is not known",
     Image.Kind.MOSAIC: "the tiles of a mosaic are held against their thermal noise one by one",
@@ -90,9 +90,9 @@ def measured_of_image(image: Image) -> Measured:
         "rms_jy_per_beam": rms,
         "peak_jy_per_beam": peak,
     }
-    compared = measured_comparison(image)
-    metrics |= compared.metrics
-    skipped, reach = dict(compared.skipped), {}
+    compared, beside = measured_comparison(image), measured_beside_strip(image)
+    metrics |= {**compared.metrics, **beside.metrics}
+    skipped, reach = {**compared.skipped, **beside.skipped}, {}
     if thermal is None and image.kind in NO_THERMAL_NOISE:
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
     healthy = _healthy_dynamic_range(image)
@@ -113,12 +113,23 @@ def _healthy_dynamic_range(image: Image) -> float | None:
     image is not graded lower for a source that is a little brighter. None where neither flux nor noise is known.
     """
     thermal, rms, peak = map(known, (image.thermal_rms_jy_per_beam, image.rms_jy_per_beam, image.peak_jy_per_beam))
-    if not thermal:
+    healthy_noise = _healthy_noise() if thermal else None
+    if not thermal or not healthy_noise:
         return None
     fluxes = list(_apparent_fluxes_jy(image))
     if peak is not None and rms and peak >= NOISE_REACHES * rms:
         fluxes.append(peak)
-    return max(fluxes) / (HEALTHY_NOISE * thermal) if fluxes else None
+    return max(fluxes) / (healthy_noise * thermal) if fluxes else None
+
+
+def _healthy_noise() -> float | None:
+    """Times the thermal noise, from where the active policy warns; None when it does not."""
+    warning = Rule.objects.filter(
+        policy__is_active=True, subject_kind=SubjectKind.IMAGE, metric="rms_over_thermal", grade=Grade.MARGINAL
+    )
+    return warning.filter(comparison__in=(Rule.Comparison.ABOVE, Rule.Comparison.AT_LEAST)).aggregate(Min("limit"))[
+        "limit__min"
+    ]
 
 
 def _apparent_fluxes_jy(image: Image) -> Iterator[float]:
@@ -141,14 +152,30 @@ def measured_of_table(table: CalibrationTable) -> Measured:
         "median_snr": stored.get("median_snr"),
         "median_amplitude": stored.get("median_amplitude"),
         "phase_scatter_deg": stored.get("phase_scatter_deg"),
-        "worst_window_flagged_fraction": max((w["flagged_fraction"] for w in windows), default=None),
-        "worst_window_bad_channel_fraction": max((w["bad_channel_fraction"] for w in windows), default=None),
     }
+    where: dict[str, str] = {}
+    antennas = stored.get("antennas") or []
+    for name in ("flagged_fraction", "phase_scatter_deg"):
+        figures = [(one[name], one["antenna"]) for one in antennas if one[name] is not None]
+        value, antenna = max(figures, default=(None, ""))
+        metrics[f"worst_antenna_{name}"] = value
+        if antenna:
+            where[f"worst_antenna_{name}"] = f"antenna {antenna}"
+    for name in ("flagged_fraction", "bad_channel_fraction"):
+        worst = max(windows, key=lambda window: window[name], default=None)
+        metrics[f"worst_window_{name}"] = worst[name] if worst else None
+        if worst:
+            where[f"worst_window_{name}"] = f"window {worst['subband']}"
     skipped = {}
+    if "antennas" not in stored:
+        skipped = dict.fromkeys(
+            (name for name in metrics if name.startswith("worst_antenna_")),
+            "it was solved by a version that kept no figures of each antenna",
+        )
     if table.kind == CalibrationTable.Kind.GAIN:
         reason = "a gain table has one value for all channels"
         skipped = {name: reason for name in metrics if name.startswith(("phase_", "worst_"))}
-    return Measured(metrics, skipped)
+    return Measured(metrics, skipped, where=where)
 
 
 def _record(
@@ -158,10 +185,9 @@ def _record(
     verdict = judge(rules=[rule for rule in policy.rules.all() if rule.subject_kind == kind], measured=measured)
     subject.assessments.current().update(is_current=False)
     assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, _as_json(measured.metrics)
+    assessment.circumstances = measured.circumstances()
     assessment.save()
-    for finding in verdict.findings:
-        finding.assessment = assessment
-    Finding.objects.bulk_create(verdict.findings)
+    Finding.objects.bulk_create(Finding(assessment=assessment, **found._asdict()) for found in verdict.findings)
     if isinstance(subject, Epoch):  # which nobody reviews: its images are
         subject.grade = Grade(verdict.grade)
         subject.save(update_fields=["grade"])

@@ -20,13 +20,18 @@ from observations.models import Epoch
 from qa.agreement import agreements
 from qa.filters import AssessmentFilter, PolicyFilter, ReviewFilter
 from qa.models import Assessment, Policy, Review
+from qa.policies import RuleSpec, change_draft, create_draft, delete_draft, evaluate
 from qa.reviews import find_subject, queue, review, review_epoch, withdraw
 from qa.serializers import (
     AfterSerializer,
     AgreementsSerializer,
+    AskedEvaluationSerializer,
     AssessmentDetailSerializer,
     AssessmentSerializer,
+    DraftChangeSerializer,
+    EvaluationSerializer,
     NewEpochReviewSerializer,
+    NewPolicySerializer,
     NewReviewSerializer,
     PolicyDetailSerializer,
     PolicySerializer,
@@ -57,6 +62,44 @@ class PolicyViewSet(ReadOnlyResource):
     filterset_class = PolicyFilter
     orderings = ["created_at", "version", "id"]
     ordering = "-created_at"
+    required_scopes = dict.fromkeys(("create", "partial_update", "destroy", "evaluate", "activate"), Scope.ADMIN)
+
+    @extend_schema(request=NewPolicySerializer, responses={201: PolicyDetailSerializer, 409: ProblemSerializer})
+    def create(self, request: Request) -> Response:
+        """A draft: the next version of its name."""
+        asked = NewPolicySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = dict(asked.validated_data)
+        rules = [RuleSpec(**rule) for rule in given.pop("rules")]
+        author = request.user if request.user.is_authenticated else None
+        return self._shown(create_draft(**given, rules=rules, author=author), status=201)
+
+    @extend_schema(request=DraftChangeSerializer, responses={200: PolicyDetailSerializer, 409: ProblemSerializer})
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Of a draft: other rules in place of all, another note."""
+        asked = DraftChangeSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = dict(asked.validated_data)
+        if "rules" in given:
+            given["rules"] = [RuleSpec(**rule) for rule in given["rules"]]
+        return self._shown(change_draft(policy=self.get_object(), **given))
+
+    @extend_schema(responses={204: None, 409: ProblemSerializer})
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Of a draft."""
+        delete_draft(policy=self.get_object())
+        return Response(status=204)
+
+    @extend_schema(request=AskedEvaluationSerializer, responses=EvaluationSerializer)
+    @action(detail=True, methods=["post"])
+    def evaluate(self, request: Request, pk: str) -> Response:
+        """What it would say of everything that was measured. Nothing is changed; 100 000 images take seconds."""
+        asked = AskedEvaluationSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return Response(EvaluationSerializer(evaluate(policy=self.get_object(), **asked.validated_data)).data)
+
+    def _shown(self, policy: Policy, status: int = 200) -> Response:
+        return Response(PolicyDetailSerializer(self.detail_queryset.get(pk=policy.pk)).data, status=status)
 
 
 class ReviewViewSet(ReadOnlyResource):

@@ -224,7 +224,24 @@ def _metrics(solution: Solution, header: Header, kind: str) -> dict:
     }
     if kind != "G":
         metrics["spectral_windows"] = _spectral_windows(solution, header, in_data)
+        metrics["antennas"] = _antennas(solution, header, in_data)
     return metrics
+
+
+def _antennas(solution: Solution, header: Header, in_data: np.ndarray) -> list[dict]:
+    """Of each antenna with data: its flagged fraction and phase scatter, None where too few solutions are left."""
+    figures = []
+    for index in np.flatnonzero(in_data):
+        of_one = slice(index, index + 1)
+        own = Solution(gains=solution.gains[of_one], flags=solution.flags[of_one], snr=solution.snr[of_one])
+        figures.append(
+            {
+                "antenna": header.antenna_names[index],
+                "flagged_fraction": float(own.flags.mean()),
+                "phase_scatter_deg": phase_scatter_deg(own, header.frequency_hz),
+            }
+        )
+    return figures
 
 
 def _spectral_windows(solution: Solution, header: Header, in_data: np.ndarray) -> list[dict]:

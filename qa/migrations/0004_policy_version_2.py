@@ -1,8 +1,24 @@
-"""Policy version 2: that of version 1, with what a reference catalogue tells of images and epochs."""
+"""Policy version 2: that of version 1, with the dec strip, single antennas, and what a reference catalogue tells."""
 
 from django.db import migrations
 from django.utils import timezone
 
+IMAGE = [
+    ("noise_above_strip", "rms_over_strip", "gt", 2.0, "marginal", "twice the running median of its dec strip: the "
+     "thermal noise of a strip is that of the receivers and does not double"),
+    ("beam_wide", "beam_over_strip", "gt", 1.3, "marginal", "the beam is a third wider than its dec strip's: long "
+     "baselines are missing"),
+    ("beam_narrow", "beam_over_strip", "lt", 0.7, "marginal", "the beam is a third narrower than its dec strip's: short "
+     "baselines are missing"),
+    ("duty_low", "duty_fraction", "lt", 0.75, "marginal", "of the integrations that tiles of its dec strip have, and of 16 "
+     "subbands, over a quarter is missing"),
+]  # fmt: skip
+TABLE = [
+    ("antenna_flagged", "worst_antenna_flagged_fraction", "gt", 0.8, "marginal", "an antenna has almost no solutions, as "
+     "a spectral window at the same limit"),
+    ("antenna_phase_noisy", "worst_antenna_phase_scatter_deg", "gt", 60, "marginal", "twice the scatter at which the "
+     "median of all antennas warns; uniformly random phases scatter by 104 degrees"),
+]  # fmt: skip
 COMPARISON = [
     ("ratio_low", "flux_ratio", "lt", 0.8, "marginal", "the flux scale is more than 20% low; few sources may scatter so"),
     ("ratio_high", "flux_ratio", "gt", 1.2, "marginal", "the flux scale is more than 20% high; few sources may scatter "
@@ -66,10 +82,12 @@ def install(apps, schema_editor):
         version=2,
         is_active=takes_over,
         activated_at=timezone.now() if takes_over else None,
-        note="Version 1, and what a reference catalogue tells of images and epochs.",
+        note="Version 1, with limits from the dec strip's running median, a tile's duty, single antennas, and what a reference "
+        "catalogue tells of images and epochs.",
     )
     kept = list(rules.filter(policy=before).order_by("id").values(*COLUMNS))
-    added = [("image", *row[:5], "", row[5]) for row in COMPARISON] + [("epoch", *row) for row in EPOCH]
+    added = [("image", *row[:5], "", row[5]) for row in (*IMAGE, *COMPARISON)] + [("epoch", *row) for row in EPOCH]
+    added += [("calibration_table", *row[:5], "", row[5]) for row in TABLE]
     for kind, name, metric, comparison, limit, grade, gate, reason in added:
         values = (kind, name, metric, comparison, limit, grade, reason, gate)
         kept.append(dict(zip(COLUMNS, values, strict=True)))

@@ -46,6 +46,7 @@ class Write:
     scope: str
     action: str
     body: Callable[[dict[str, Any]], dict[str, Any]] = lambda world: {}
+    also: tuple[str, ...] = ()  # entries of what it leads to
     of: str = ""  # the row it is about, where not the one of the reading
 
 
@@ -61,7 +62,16 @@ def _said(about: dict[str, Any]) -> dict[str, Any]:
     return {**about, "verdict": "good"}
 
 
+RULE = {
+    "subject_kind": "image", "name": "noise", "metric": "rms_over_thermal", "comparison": "gt", "limit": 2.0,
+    "grade": "poor", "reason": "twice the thermal noise",
+}  # fmt: skip
 WRITES = {
+    ("policy-list", "post"): Write("admin", "policy.draft", lambda world: {"name": "mine", "rules": [RULE]}),
+    ("policy-detail", "patch"): Write("admin", "policy.change", lambda world: {"note": "stricter"}),
+    ("policy-detail", "delete"): Write("admin", "policy.delete"),
+    ("policy-evaluate", "post"): Write("admin", ""),
+    ("policy-activate", "post"): Write("admin", "policy.activate", also=("batch.create",)),
     ("batch-list", "post"): Write("operate", "batch.create", _batch),
     ("batch-cancel", "post"): Write("operate", "batch.cancel"),
     ("batch-retry", "post"): Write("operate", "batch.retry", of="failed batch"),
@@ -124,9 +134,9 @@ def world() -> dict[str, Any]:
         "reference-catalogue": factories.ReferenceCatalogueFactory(),
         "reference-source": factories.ReferenceSourceFactory(),
         "assessment": factories.AssessmentFactory(),
-        "policy": factories.PolicyFactory(),
         "review": factories.ReviewFactory(),
         "seen epoch": factories.MosaicFactory().mosaic_of,
+        "policy": factories.RuleFactory().policy,
     }
 
 
@@ -170,11 +180,11 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
     address = reverse(name, kwargs={} if name.endswith("-list") or name in OF_NO_ROW else {"pk": row.pk})
     before = AuditEntry.objects.count()
     with transaction.atomic():
-        answer = getattr(client, method)(address, write.body(world) if method == "post" else None)
+        answer = getattr(client, method)(address, write.body(world) if method in ("post", "patch") else None)
         noted = list(AuditEntry.objects.order_by("id")[before:])
         transaction.set_rollback(True)
     close(answer)
-    wanted = [write.action] if answer.status_code < 300 and write.action else []
+    wanted = [write.action, *write.also] if answer.status_code < 300 and write.action else []
     if [entry.action for entry in noted] != wanted:
         return f"{answer.status_code}, audit {[entry.action for entry in noted]}"
     if answer.status_code < 300 or (answer.status_code in (404, 410) and name in NEEDS_A_FILE):

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.db import connection
 
 from images.models import Image
+from observations.models import MeasurementSet
 from qa.models import Assessment, Finding, Policy
+from qa.rules import Measured, judge
 from qa.services import NoActivePolicy, assess_calibration_table, assess_image, is_assessed
 from sources.services import refresh_statistics
 from tests.factories import (
@@ -55,6 +58,12 @@ def test_an_image_is_judged_and_its_grade_goes_with_the_verdict():
     assert (assessment.subject_kind, assessment.subject_id) == ("image", subject.pk)
     assert assessment.policy == Policy.objects.get(is_active=True)
     measured = {
+        "rms_over_strip": None,
+        "beam_over_strip": None,
+        "strip_rms_jy_per_beam": None,
+        "strip_bmaj_arcsec": None,
+        "strip_bmaj_arcsec_n": 0.0,
+        "duty_fraction": 1.0,
         "dynamic_range": 2500.0,
         "rms_over_thermal": 1.25,
         "finite_fraction": 1.0,
@@ -71,6 +80,8 @@ def test_a_table_is_judged_and_its_grade_goes_with_the_verdict():
     assert (assessment.grade, subject.grade) == ("marginal", "marginal")
     assert (assessment.subject_kind, assessment.subject_id) == ("calibration_table", subject.pk)
     assert assessment.metrics["worst_window_flagged_fraction"] == 0.9
+    assert assessment.circumstances["where"]["worst_window_flagged_fraction"] == "window 1"
+    assert assessment.findings.get(rule="window_flagged").where == "window 1"
     assert list(assessment.findings.filter(outcome="warn").values_list("rule", flat=True)) == ["window_flagged"]
 
 
@@ -286,3 +297,54 @@ def test_a_bandpass_table_without_windows_is_unknown():
 def test_a_table_without_any_solution_is_poor_although_its_amplitude_is_not_known():
     nothing = {"flagged_fraction": 1.0, "median_snr": 0.0, "median_amplitude": None}
     assert assess_calibration_table(table=table(kind="G", **nothing)).grade == "poor"
+
+
+def test_what_an_assessment_keeps_is_judged_as_the_subject_was():
+    for assessment in (
+        assess_image(image=image()),
+        assess_image(image=external()),
+        assess_image(image=image(peak_jy_per_beam=0.05)),
+        assess_calibration_table(table=table(kind="G")),
+    ):
+        assessment.refresh_from_db()
+        rules = assessment.policy.rules.filter(subject_kind=assessment.subject_kind)
+        again = judge(rules=rules, measured=Measured.stored(assessment.metrics, assessment.circumstances))
+        assert again.grade == assessment.grade
+        assert [found._asdict() for found in again.findings] == list(
+            assessment.findings.values(*again.findings[0]._fields)
+        )
+
+
+@pytest.mark.parametrize(("n_before", "outcome"), [(4, "skip"), (5, "warn")])
+def test_noise_is_held_against_the_images_of_the_strip_before_where_there_are_enough(n_before, outcome):
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    for hours in range(n_before):
+        image(observed_at=start + timedelta(hours=hours), pointing_dec_deg=16.0, grade="good")
+    image(observed_at=start, pointing_dec_deg=50.0, grade="good")
+    image(observed_at=start, pointing_dec_deg=16.0, grade="poor")
+    loud = image(observed_at=start + timedelta(days=1), pointing_dec_deg=16.0, rms_jy_per_beam=0.00101)
+    assessment = assess_image(image=loud)
+    found = assessment.findings.get(rule="noise_above_strip")
+    assert (found.outcome, assessment.metrics["strip_n"]) == (outcome, n_before)
+    if outcome == "warn":
+        assert assessment.metrics["strip_rms_jy_per_beam"] == 0.0005
+
+
+@pytest.mark.parametrize(("missing", "warned"), [([0, 1, 2, 3], False), ([0, 1, 2, 3, 4], True)])
+def test_a_tile_of_which_much_is_missing_warns(missing, warned):
+    one = image(missing_subbands=missing)
+    MeasurementSet.objects.filter(pk=one.measurement_set_id).update(duration_s=24 * 12.885)
+    one.refresh_from_db()
+    rules = set(assess_image(image=one).findings.filter(outcome="warn").values_list("rule", flat=True))
+    assert ("duty_low" in rules) is warned
+
+
+def test_a_noisy_antenna_is_named():
+    antennas = [
+        {"antenna": "7", "flagged_fraction": 0.0, "phase_scatter_deg": 4.0},
+        {"antenna": "103", "flagged_fraction": 0.9, "phase_scatter_deg": 80.0},
+    ]
+    found = assess_calibration_table(table=table(antennas=antennas)).findings.filter(outcome="warn")
+    assert {(one.rule, one.where) for one in found} == {
+        ("antenna_flagged", "antenna 103"), ("antenna_phase_noisy", "antenna 103")
+    }  # fmt: skip
