@@ -26,17 +26,10 @@ from batch.services import (
     retry_item,
     set_priority,
 )
-from contimg.admin import EMPTY, FactsAdmin, FactsInline, badge, change_url, link, links, number
+from contimg.admin import EMPTY, FactsAdmin, FactsInline, Steered, badge, change_url, link, links, number
 from provenance.models import NODE_COLUMNS, Quarantine
 
 LOG_TAIL_BYTES = 20_000
-
-
-class Steered(FactsAdmin):
-    """Facts with actions for who may operate."""
-
-    def has_operate_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("access.operate")
 
 
 @admin.display(description="state", ordering="state")

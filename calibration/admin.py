@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+from typing import Any, ClassVar, cast
+
+from django import forms
 from django.contrib import admin
+from django.contrib.auth.models import User
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
-from contimg.admin import FactsAdmin, grade_badge, link, links, number, write_review
+from calibration.staff_flags import InvalidAntennaFlag, add, refuse_impossible, withdraw
+from contimg.admin import FactsAdmin, Steered, grade_badge, link, links, number, write_review
 
 
 @admin.register(Calibrator)
@@ -63,12 +70,48 @@ class AppliedTableAdmin(FactsAdmin):
     search_fields = ["table__set_name", "measurement_set__name"]
 
 
+class AntennaFlagForm(forms.ModelForm):
+    class Meta:
+        model = AntennaFlag
+        fields: ClassVar[list[str]] = ["antenna", "started_at", "ended_at", "reason"]
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or self.cleaned_data
+        if set(self.Meta.fields) <= set(given):  # else what is wrong with one of them is said already
+            try:
+                refuse_impossible(**{name: given[name] for name in self.Meta.fields})
+            except InvalidAntennaFlag as error:
+                raise forms.ValidationError(str(error), code=error.code) from error
+        return given
+
+
 @admin.register(AntennaFlag)
-class AntennaFlagAdmin(FactsAdmin):
+class AntennaFlagAdmin(Steered):
     list_display = ["__str__", "ended_at", "reason", "created_by", "withdrawn_at"]
     list_filter = ["antenna"]
     list_select_related = ["created_by"]
     search_fields = ["antenna", "reason"]
+    form = AntennaFlagForm
+    actions = ["withdraw"]
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return self.has_operate_permission(request)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return AntennaFlagForm.Meta.fields if obj is None else super().get_fields(request, obj)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [] if obj is None else super().get_readonly_fields(request, obj)
+
+    def save_model(self, request: HttpRequest, obj: AntennaFlag, form: AntennaFlagForm, change: bool) -> None:
+        added = add(**form.cleaned_data, actor=cast(User, request.user))
+        obj.pk = added.flag.pk
+        self.message_user(request, str(added))
+
+    @admin.action(description="Withdraw", permissions=["operate"])
+    def withdraw(self, request: HttpRequest, queryset: QuerySet[AntennaFlag]) -> None:
+        by = cast(User, request.user)
+        self.each(request, queryset, lambda flag: withdraw(flag=flag, actor=by), "antenna flags are withdrawn")
 
 
 @admin.register(AppliedFlags)

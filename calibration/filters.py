@@ -2,8 +2,17 @@ from __future__ import annotations
 
 from django_filters import CharFilter
 
-from calibration.models import CalibrationTable, Calibrator
-from contimg.api.filters import BOUNDS, RANGE, ChoicesFilter, ConeFilter, ListFilter, TimeFilter
+from calibration.models import AntennaFlag, CalibrationTable, Calibrator
+from contimg.api.filters import (
+    BOUNDS,
+    NULLABLE_BOUNDS,
+    RANGE,
+    ChoicesFilter,
+    ConeFilter,
+    ListFilter,
+    StrictBooleanFilter,
+    TimeFilter,
+)
 from contimg.models import Grade, GradeSource
 
 
@@ -42,3 +51,11 @@ class CalibrationTableFilter(ListFilter):
 
     def filter_valid_at(self, queryset, name, value):
         return queryset.valid_at(value)
+
+
+class AntennaFlagFilter(ListFilter):
+    in_use = StrictBooleanFilter(field_name="withdrawn_at", lookup_expr="isnull", help_text="Not withdrawn.")
+
+    class Meta:
+        model = AntennaFlag
+        fields = {"antenna": ["exact"], "started_at": BOUNDS, "ended_at": NULLABLE_BOUNDS}

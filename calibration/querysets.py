@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Self
 
@@ -58,6 +59,10 @@ class CalibrationTableQuerySet(models.QuerySet):
 class AntennaFlagQuerySet(models.QuerySet):
     def in_use(self) -> Self:
         return self.filter(withdrawn_at=None)
+
+    def of_antennas(self, names: Sequence[str]) -> Self:
+        """Those of one of these antennas, or of all."""
+        return self.filter(antenna__in=["", *names])
 
     def overlapping(self, *, started_at: datetime, ended_at: datetime) -> Self:
         return self.filter(Q(ended_at__gt=started_at) | Q(ended_at=None), started_at__lt=ended_at)

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from typing import Any
+
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from calibration.models import CalibrationTable, Calibrator
+from calibration.models import AntennaFlag, CalibrationTable, Calibrator
 from calibration.services import next_transits
-from contimg.api.serializers import FactsSerializer, ReviewReferenceSerializer, SeparationField, VerdictSerializer
+from calibration.staff_flags import MOST_REASON_CHARACTERS, Change
+from contimg.api.serializers import (
+    FactsSerializer,
+    ReviewReferenceSerializer,
+    SeparationField,
+    StrictSerializer,
+    VerdictSerializer,
+)
 from observations.serializers import MeasurementSetReferenceSerializer
 
 
@@ -56,3 +65,33 @@ class CalibrationTableDetailSerializer(CalibrationTableSerializer):
             *CalibrationTableSerializer.Meta.fields, "calibrator", "solved_at", "solver", "version", "metrics",
             "assessment", "reviews", "parameters", "versions", "size_bytes", "checksum", "recipe",
         ]  # fmt: skip
+
+
+class AntennaFlagSerializer(FactsSerializer):
+    class Meta:
+        model = AntennaFlag
+        fields = [
+            "id", "antenna", "started_at", "ended_at", "reason", "created_by", "created_at", "withdrawn_at",
+            "withdrawn_by",
+        ]  # fmt: skip
+
+
+class NewAntennaFlagSerializer(StrictSerializer):
+    antenna = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all antennas.")
+    started_at = serializers.DateTimeField(help_text="UTC, inclusive.")
+    ended_at = serializers.DateTimeField(
+        required=False, default=None, allow_null=True, help_text="UTC, exclusive. Without it: until withdrawn."
+    )
+    reason = serializers.CharField(max_length=MOST_REASON_CHARACTERS)
+
+
+class AntennaFlagChangeSerializer(AntennaFlagSerializer):
+    n_tiles = serializers.IntegerField(help_text="Raw sets of its time, which keep their flags until asked for.")
+    advice = serializers.CharField(help_text="What to do about them.")
+
+    class Meta(AntennaFlagSerializer.Meta):
+        fields = [*AntennaFlagSerializer.Meta.fields, "n_tiles", "advice"]
+
+    def to_representation(self, change: Change) -> dict[str, Any]:
+        shown = AntennaFlagSerializer(change.flag, context=self.context).data
+        return {**shown, "n_tiles": change.n_tiles, "advice": str(change)}

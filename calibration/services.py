@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from django.conf import settings
 from django.db import transaction
 
 from calibration.models import AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
+from calibration.staff_flags import STAFF_FLAGS, effect, flags_for
 from contimg.exceptions import ContimgError, EngineFailed
 from contimg.models import Grade, suspect_if
 from contimg.products import digest, product_path, publish, size_bytes
@@ -26,7 +27,7 @@ from observations.models import MeasurementSet
 
 if TYPE_CHECKING:
     from calibration.engines.applier import AppliedCalibration
-    from calibration.engines.flagger import Flagging, FlaggingParameters
+    from calibration.engines.flagger import Flagging, FlaggingParameters, StaffFlag
     from calibration.engines.model import CalibratorModel
     from calibration.engines.solver import SolvedSet, SolvingParameters
 
@@ -68,7 +69,14 @@ def flagging_parameters() -> FlaggingParameters:
 
 
 def flagging_recipe(measurement_set: MeasurementSet) -> str:
-    return digest("flag", measurement_set.recipe, dataclasses.asdict(flagging_parameters()))
+    """Of the flags that a tile would get now, with what staff have flagged in its time."""
+    return _flagging_recipe(measurement_set, flags_for(measurement_set=measurement_set))
+
+
+def _flagging_recipe(measurement_set: MeasurementSet, staff: Sequence[StaffFlag]) -> str:
+    """Without flags of staff it is as it was before there were any: no tile is made again for nothing."""
+    known_bad = [effect(staff)] if staff else []
+    return digest("flag", measurement_set.recipe, dataclasses.asdict(flagging_parameters()), *known_bad)
 
 
 def make_flags(*, measurement_set: MeasurementSet, folder: Path) -> Flagging:
@@ -78,6 +86,7 @@ def make_flags(*, measurement_set: MeasurementSet, folder: Path) -> Flagging:
         measurement_set=product_path(measurement_set.path),
         output=folder / "flags.h5",
         parameters=flagging_parameters(),
+        staff=flags_for(measurement_set=measurement_set),
     )
 
 
@@ -90,13 +99,13 @@ def record_flags(
 
     made = folder / "flags.h5"
     table, _ = FlagTable.objects.update_or_create(
-        recipe=flagging_recipe(measurement_set),
+        recipe=_flagging_recipe(measurement_set, flagging.staff),  # one entered meanwhile was not used
         defaults={
             "measurement_set": measurement_set,
             "size_bytes": size_bytes(made),
             "path": publish(made, f"flags/{measurement_set.name}.h5"),
             "checksum": flagging.checksum,
-            "parameters": dataclasses.asdict(flagging_parameters()),
+            "parameters": _recorded_parameters(flagging),
             "versions": versions(),
             "flagged_fraction": flagging.flagged_fraction,
             "antenna_fractions": flagging.antenna_fractions,
@@ -108,6 +117,13 @@ def record_flags(
     measurement_set.flagged_fraction = flagging.flagged_fraction
     measurement_set.save(update_fields=["flagged_fraction"])
     return table
+
+
+def _recorded_parameters(flagging: Flagging) -> dict[str, Any]:
+    recorded = dataclasses.asdict(flagging_parameters())
+    if flagging.staff:
+        recorded[STAFF_FLAGS] = [dataclasses.asdict(known) for known in flagging.staff]
+    return recorded
 
 
 # --- solving -------------------------------------------------------------------------------------------------------
@@ -335,8 +351,9 @@ def _current_versions(sets: Sequence[list[CalibrationTable]]) -> list[list[Calib
 
 
 def _is_as_configured(tables: Sequence[CalibrationTable]) -> bool:
+    recipe = flagging_recipe(tables[0].source_measurement_set)  # a set is of one tile
     return all(
-        table.flag_table.recipe == flagging_recipe(table.source_measurement_set)
+        table.flag_table.recipe == recipe
         and table.recipe == solving_recipe(flag_table=table.flag_table, calibrator=table.calibrator, kind=table.kind)
         for table in tables
     )
@@ -401,7 +418,10 @@ def record_calibrated_set(
             "path": publish(made, f"measurement_sets/{measurement_set.name}_calibrated.ms"),
             "checksum": applied.checksum,
             "versions": versions(),
-            "parameters": {"antennas_missing_in_tables": list(applied.antennas_missing)},
+            "parameters": {
+                "antennas_missing_in_tables": list(applied.antennas_missing),
+                **{key: value for key, value in flag_table.parameters.items() if key == STAFF_FLAGS},
+            },
             "flagged_fraction": applied.flagged_fraction,
             "is_lenient": is_lenient(tables, lenient),
             "is_current": True,

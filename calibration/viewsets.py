@@ -1,13 +1,27 @@
 from __future__ import annotations
 
-from calibration.filters import CalibrationTableFilter, CalibratorFilter
-from calibration.models import CalibrationTable, Calibrator
+from typing import ClassVar
+
+from django.contrib.auth.models import User
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from access.scopes import Scope
+from calibration.filters import AntennaFlagFilter, CalibrationTableFilter, CalibratorFilter
+from calibration.models import AntennaFlag, CalibrationTable, Calibrator
 from calibration.serializers import (
+    AntennaFlagChangeSerializer,
+    AntennaFlagSerializer,
     CalibrationTableDetailSerializer,
     CalibrationTableSerializer,
     CalibratorDetailSerializer,
     CalibratorSerializer,
+    NewAntennaFlagSerializer,
 )
+from calibration.staff_flags import Change, add, withdraw
+from contimg.api.errors import ProblemSerializer
 from contimg.api.viewsets import ReadOnlyResource
 
 
@@ -33,3 +47,37 @@ class CalibrationTableViewSet(ReadOnlyResource):
     filterset_class = CalibrationTableFilter
     orderings = ["valid_from", "created_at", "id"]
     ordering = "-valid_from"
+
+
+class AntennaFlagViewSet(ReadOnlyResource):
+    """What staff know to be bad: an antenna, or all, from when to when. The next flagging of a tile uses it."""
+
+    queryset = AntennaFlag.objects.all()
+    detail_queryset = AntennaFlag.objects.all()
+    serializer_class = AntennaFlagSerializer
+    detail_serializer_class = AntennaFlagSerializer
+    filterset_class = AntennaFlagFilter
+    orderings: ClassVar[list[str]] = ["started_at", "id"]
+    ordering: ClassVar[str] = "-started_at"
+    required_scopes = dict.fromkeys(("create", "withdraw"), Scope.OPERATE)
+
+    @extend_schema(request=NewAntennaFlagSerializer, responses={201: AntennaFlagChangeSerializer})
+    def create(self, request: Request) -> Response:
+        """Tiles that were flagged keep their flags until they are processed again; the answer says how many."""
+        asked = NewAntennaFlagSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return self._shown(add(**asked.validated_data, actor=_user_of(request)), status=201)
+
+    @extend_schema(request=None, responses={200: AntennaFlagChangeSerializer, 409: ProblemSerializer})
+    @action(detail=True, methods=["post"])
+    def withdraw(self, request: Request, pk: str) -> Response:
+        """The next flagging no longer uses it; what it was used for stays recorded."""
+        return self._shown(withdraw(flag=self.get_object(), actor=_user_of(request)))
+
+    def _shown(self, change: Change, status: int = 200) -> Response:
+        shown = AntennaFlagChangeSerializer(change, context=self.get_serializer_context())
+        return Response(shown.data, status=status)
+
+
+def _user_of(request: Request) -> User | None:
+    return request.user if request.user.is_authenticated else None

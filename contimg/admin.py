@@ -80,6 +80,26 @@ class FactsAdmin(ReadOnly, admin.ModelAdmin):
         self.message_user(request, f"{n} {done}.")
 
 
+class Steered(FactsAdmin):
+    """Facts with actions for who may operate."""
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("access.operate")
+
+    def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
+        """Tell what became of each row; one that cannot be does not keep the others from it."""
+        n, reasons = 0, dict[str, None]()  # what is wrong with all of them is said once
+        for row in rows:
+            try:
+                act(row)
+                n += 1
+            except ContimgError as error:
+                reasons[f"{error} [{error.code}]"] = None
+        for reason in reasons:
+            self.message_user(request, reason, messages.WARNING)
+        self.message_user(request, f"{n} {done}.")
+
+
 class FactsInline(ReadOnly, admin.TabularInline):
     extra = 0
     fields: ClassVar[Any] = None  # names and callables

@@ -15,7 +15,7 @@ from batch.viewsets import (
     QuarantineViewSet,
     WorkerViewSet,
 )
-from calibration.viewsets import CalibrationTableViewSet, CalibratorViewSet
+from calibration.viewsets import AntennaFlagViewSet, CalibrationTableViewSet, CalibratorViewSet
 from contimg import health, views
 from contimg.api.viewsets import Router
 from images.viewsets import EpochViewSet, ImageViewSet
@@ -35,6 +35,7 @@ router.register("subband-groups", SubbandGroupViewSet, "subband-group")
 router.register("measurement-sets", MeasurementSetViewSet, "measurement-set")
 router.register("calibrators", CalibratorViewSet, "calibrator")
 router.register("calibration-tables", CalibrationTableViewSet, "calibration-table")
+router.register("antenna-flags", AntennaFlagViewSet, "antenna-flag")
 router.register("images", ImageViewSet, "image")
 router.register("epochs", EpochViewSet, "epoch")
 router.register("sources", SourceViewSet, "source")

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Self
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Exists, F, FilteredRelation, OuterRef, Q
+from django.db.models import Exists, F, FilteredRelation, OuterRef, Q, Value
 from django.utils import timezone
 
+from contimg.mjd import mjd
 from contimg.querysets import current_assessments, related
 from contimg.sky import PositionQuerySet
 
 if TYPE_CHECKING:
     from observations.models import Epoch
+
+LONGEST_HALF = timedelta(hours=1)  # of a tile; bounds on the indexed time
 
 
 def _is_processable() -> Q:
@@ -126,6 +129,14 @@ class MeasurementSetQuerySet(PositionQuerySet):
 
     def current(self) -> Self:
         return self.filter(is_current=True)
+
+    def overlapping(self, started_at: datetime, ended_at: datetime | None) -> Self:
+        """With data between two times, or since the first."""
+        half_days = F("duration_s") / (2 * 86_400.0)
+        found = self.filter(observed_at__gt=started_at - LONGEST_HALF, mjd__gt=Value(mjd(started_at)) - half_days)
+        if ended_at is None:
+            return found
+        return found.filter(observed_at__lt=ended_at + LONGEST_HALF, mjd__lt=Value(mjd(ended_at)) + half_days)
 
     def for_listing(self) -> Self:
         return self.defer("antennas", "parameters", "versions")

@@ -29,7 +29,7 @@ class AssessmentDetailSerializer(AssessmentSerializer):
     findings = FindingSerializer(many=True)
 
     class Meta(AssessmentSerializer.Meta):
-        fields = [*AssessmentSerializer.Meta.fields, "findings", "metrics"]
+        fields = [*AssessmentSerializer.Meta.fields, "findings", "metrics", "circumstances"]
 
 
 class RuleSerializer(FactsSerializer):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from django.db import transaction
 from django.db.models import F, Min
 
 from calibration.models import CalibrationTable
+from calibration.staff_flags import named
 from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from images.models import Image
@@ -186,6 +188,8 @@ def _record(
     subject.assessments.current().update(is_current=False)
     assessment.policy, assessment.grade, assessment.metrics = policy, verdict.grade, _as_json(measured.metrics)
     assessment.circumstances = measured.circumstances()
+    if known_bad := named(_parameters_of_data(subject)):
+        assessment.circumstances["antenna_flags"] = known_bad
     assessment.save()
     Finding.objects.bulk_create(Finding(assessment=assessment, **found._asdict()) for found in verdict.findings)
     if isinstance(subject, Epoch):  # which nobody reviews: its images are
@@ -194,6 +198,15 @@ def _record(
     else:
         settle_grade(subject=subject)
     return assessment
+
+
+def _parameters_of_data(subject: Image | CalibrationTable | Epoch) -> dict[str, Any]:
+    """Of the visibilities that it was made from. A mosaic and an epoch have none: the tiles say what was flagged."""
+    if isinstance(subject, Epoch):
+        return {}
+    if isinstance(subject, CalibrationTable):
+        return subject.flag_table.parameters
+    return subject.measurement_set.parameters if subject.measurement_set else {}
 
 
 def _as_json(metrics: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from factory.django import DjangoModelFactory
 from access.models import AuditEntry, Token
 from batch.models import Attempt, Batch, Item, Output, Pause, Worker
 from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
-from contimg.api.serializers import MJD_EPOCH
+from contimg.mjd import MJD_EPOCH
 from contimg.sky import healpix_index
 from images.models import Image, ImageEdge, MosaicTile
 from observations.epochs import HOUR, OVERLAP

@@ -30,6 +30,7 @@ def make_rows(basename: str, n: int) -> int:
         "measurement-set": set_with_tables,
         "calibrator": lambda n: factories.CalibratorFactory(),
         "calibration-table": table_with_verdict,
+        "antenna-flag": lambda n: factories.AntennaFlagFactory(),
         "image": image_with_tables_and_verdict,
         "epoch": epoch_with_tiles,
         "source": source_with_measurements,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from contimg.exceptions import EngineFailed
 from observations.engines.measurement_set import ROWS_AT_ONCE, BrokenMeasurementSet, Header, read_header, read_rows
 
 MAD_TO_SIGMA = 1.4826
+TOUCHING_S = 1e-3  # an interval that ends where an integration begins does not touch it; times are rounded
 
 
 class AllFlagged(EngineFailed):
@@ -41,6 +43,20 @@ class FlaggingParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StaffFlag:
+    """Data of an antenna ("": of all) that staff know to be bad, from `start_s` to before `end_s` (MJD seconds, UTC).
+
+    `id` and `reason` are for the record.
+    """
+
+    antenna: str
+    start_s: float
+    end_s: float
+    id: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Flagging:
     """Fractions over cross-correlations. `antenna_fractions` by name; `channel_fractions` frequency ascending."""
 
@@ -48,14 +64,19 @@ class Flagging:
     flagged_fraction: float
     antenna_fractions: dict[str, float]
     channel_fractions: list[float]
+    staff: tuple[StaffFlag, ...] = ()
 
 
 def versions() -> dict[str, str]:
     return {"flagger": "mad-1", "numpy": version("numpy")}
 
 
-def flag(*, measurement_set: Path, output: Path, parameters: FlaggingParameters) -> Flagging:
+def flag(
+    *, measurement_set: Path, output: Path, parameters: FlaggingParameters, staff: Sequence[StaffFlag] = ()
+) -> Flagging:
     """Write the flags of `measurement_set` to `output` (HDF5).
+
+    What `staff` flag is left out of what outliers are judged by.
 
     Raises AllFlagged when no cross-correlation is left.
     """
@@ -63,11 +84,15 @@ def flag(*, measurement_set: Path, output: Path, parameters: FlaggingParameters)
     amplitude, flags, antenna1, antenna2 = _load(measurement_set, header)
     cross = antenna1 != antenna2
     flags |= ~np.isfinite(amplitude) | (amplitude == 0)
+    known_bad = _known_bad(staff, header, antenna1, antenna2)
+    flags[known_bad] = True
     _clip_baselines(amplitude, flags, parameters.baseline_sigma)
     _clip_array(amplitude, flags, cross, parameters.array_sigma)
-    _extend(flags, cross, antenna1, antenna2, parameters)
+    _extend(flags, cross & ~known_bad, antenna1, antenna2, parameters)
     if flags[:, cross].all():
-        raise AllFlagged("All visibilities of the tile are flagged; look at its raw data before asking again.")
+        raise AllFlagged(
+            "All visibilities of the tile are flagged; look at its raw data and at what staff have flagged."
+        )
     packed = flags.reshape(header.n_rows, *flags.shape[2:])
     with h5py.File(output, "w") as file:
         file.create_dataset("flags", data=packed, compression="lzf", chunks=True)
@@ -76,6 +101,7 @@ def flag(*, measurement_set: Path, output: Path, parameters: FlaggingParameters)
         flagged_fraction=float(flags[:, cross].mean()),
         antenna_fractions=_antenna_fractions(flags, antenna1, antenna2, header.antenna_names),
         channel_fractions=[round(float(x), 6) for x in flags[:, cross].mean(axis=(0, 1, 3))],
+        staff=tuple(staff),
     )
 
 
@@ -111,6 +137,17 @@ def _load(path: Path, header: Header) -> tuple[np.ndarray, np.ndarray, np.ndarra
     if (antenna1 != antenna1[0]).any() or (antenna2 != antenna2[0]).any():
         raise BrokenMeasurementSet(f"{path.name} has its baselines in another order at some integration.")
     return np.concatenate(amplitudes).reshape(shape), np.concatenate(flags).reshape(shape), antenna1[0], antenna2[0]
+
+
+def _known_bad(staff: Sequence[StaffFlag], header: Header, antenna1: np.ndarray, antenna2: np.ndarray) -> np.ndarray:
+    """Rows that staff flag, shape (integration, baseline): every integration of which a part is in the interval."""
+    bad = np.zeros((header.times_s.size, antenna1.size), dtype=bool)
+    half_s = header.integration_s / 2 - TOUCHING_S
+    for known in staff:
+        during = (header.times_s + half_s > known.start_s) & (header.times_s - half_s < known.end_s)
+        numbers = [i for i, name in enumerate(header.antenna_names) if known.antenna in ("", name)]
+        bad |= during[:, None] & (np.isin(antenna1, numbers) | np.isin(antenna2, numbers))
+    return bad
 
 
 def _clip_baselines(amplitude: np.ndarray, flags: np.ndarray, sigma: float) -> None:
@@ -158,13 +195,15 @@ def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _extend(
-    flags: np.ndarray, cross: np.ndarray, antenna1: np.ndarray, antenna2: np.ndarray, parameters: FlaggingParameters
+    flags: np.ndarray, judged: np.ndarray, antenna1: np.ndarray, antenna2: np.ndarray, parameters: FlaggingParameters
 ) -> None:
-    """Flag whole channels and antennas of which too little is left. In place."""
-    flags[:, :, flags[:, cross].mean(axis=(0, 1, 3)) > parameters.channel_fraction] = True
+    """Flag whole channels and antennas of which too little is left of what is `judged`: (integration, baseline)."""
+    if not judged.any():
+        return
+    flags[:, :, flags[judged].mean(axis=(0, 2)) > parameters.channel_fraction] = True
     for antenna in np.unique(antenna1):
-        own = cross & ((antenna1 == antenna) | (antenna2 == antenna))
-        if flags[:, own].mean() > parameters.antenna_fraction:
+        own = judged & ((antenna1 == antenna) | (antenna2 == antenna))
+        if own.any() and flags[own].mean() > parameters.antenna_fraction:
             flags[:, (antenna1 == antenna) | (antenna2 == antenna)] = True
 
 

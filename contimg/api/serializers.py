@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
 
-MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+from contimg.mjd import mjd
+
 MOST_KEYS_NAMED = 20
 
 
@@ -57,7 +58,7 @@ class MjdField(serializers.FloatField):
         super().__init__(read_only=True, **kwargs)
 
     def to_representation(self, value: datetime) -> float:  # type: ignore[override]
-        return (value - MJD_EPOCH).total_seconds() / 86_400
+        return mjd(value)
 
 
 class SeparationField(serializers.FloatField):

@@ -16,6 +16,7 @@ import numpy as np
 from astropy.coordinates import ICRS, TETE, SkyCoord
 from astropy.time import Time
 
+from observations.engines.failures import Failure
 from observations.engines.simulator import Instrument, SkySource, TilePlan
 from observations.telescope import location, meridian_icrs, use_bundled_iers
 
@@ -34,7 +35,7 @@ class NightPlan:
     uniform in a disc, at least `min_separation_arcsec` apart, spectral indices of -0.7 +- 0.2. A tile sees the
     calibrator and the sources of all fields within VISIBLE_RADIUS_DEG of its centre. With `variable`, one source of
     the last tile changes from night to night with V = 0.4. With `damage`, the last tiles of the second, third and
-    fourth night lack a subband, have heavy interference, have three dead antennas.
+    fourth night lack a subband, have heavy interference, have three dead antennas. `failures` are as each says.
     """
 
     nights: int = 6
@@ -49,6 +50,7 @@ class NightPlan:
     name_skew_s: float = 20.0
     variable: bool = True
     damage: bool = False
+    failures: tuple[Failure, ...] = ()
     seed: int = 1
 
 
@@ -87,6 +89,7 @@ def plan_nights(instrument: Instrument, plan: NightPlan, calibrator: SkySource) 
                     night=night,
                     noise_seed=plan.seed * 10_000 + night * plan.tiles + tile,
                     name_skew_s=plan.name_skew_s,
+                    failures=tuple(f.kind for f in plan.failures if f.concerns(night * plan.tiles + tile)),
                     **_damage(instrument, plan, night, tile),
                 )
             )

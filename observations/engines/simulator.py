@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +25,14 @@ from pyuvdata.utils import ECEF_from_ENU
 
 from observations.engines.array_layout import antenna_names, antenna_positions_enu_m
 from observations.engines.beam import SPEED_OF_LIGHT_M_S, airy_power
+from observations.engines.failures import (
+    ARTEFACT_JY,
+    INTERFERENCE_JY,
+    POINTING_ERROR_DEG,
+    Kind,
+    failing_antennas,
+    gain_changes,
+)
 from observations.engines.geometry import directions_enu, meridian_enu
 from observations.telescope import (
     CHANNEL_WIDTH_HZ,
@@ -35,6 +43,7 @@ from observations.telescope import (
     SUBBAND_WIDTH_HZ,
     TOP_FREQUENCY_HZ,
     location,
+    meridian_icrs,
 )
 
 N_SUBBANDS = 16
@@ -94,6 +103,7 @@ class TilePlan:
     rfi_fraction: float = 0.0
     name_skew_s: float = 0.0
     damage: tuple[str, ...] = field(default=())
+    failures: tuple[Kind, ...] = ()
 
 
 def antenna_gains(instrument: Instrument, night: int, frequency_hz: np.ndarray) -> np.ndarray:
@@ -119,6 +129,8 @@ def integration_times(instrument: Instrument, started_at: datetime) -> Time:
 
 def simulate_tile(instrument: Instrument, plan: TilePlan, folder: Path) -> list[Path]:
     """Write the subband files of one tile (temporary name, then rename). Returns their paths, subband ascending."""
+    if Kind.TRUNCATED_TILE in plan.failures:
+        instrument = replace(instrument, n_integrations=max(1, instrument.n_integrations // 2))
     simulation = _Simulation(instrument, plan)
     written = []
     for subband in range(N_SUBBANDS):
@@ -145,9 +157,13 @@ class _Simulation:
         self.times = integration_times(instrument, plan.started_at)
         positions = antenna_positions_enu_m(instrument.n_antennas)
         pointing = meridian_enu(plan.pointing_dec_deg)
-        sky = SkyCoord([s.ra_deg for s in plan.sources] * u.deg, [s.dec_deg for s in plan.sources] * u.deg, frame=ICRS)
+        self.sources = (*plan.sources, *_unknown_sources(plan, instrument))
+        sky = SkyCoord([s.ra_deg for s in self.sources] * u.deg, [s.dec_deg for s in self.sources] * u.deg, frame=ICRS)
         towards = directions_enu(self.times, sky)
-        self.separation_rad = np.arccos(np.clip(towards @ pointing, -1, 1))  # (time, source)
+        off_deg = POINTING_ERROR_DEG if Kind.POINTING_ERROR in plan.failures else 0.0
+        self.separation_rad = np.arccos(  # (time, source)
+            np.clip(towards @ meridian_enu(plan.pointing_dec_deg + off_deg), -1, 1)
+        )
         self.delay_s = np.einsum("ax,tsx->tas", positions, towards - pointing) / SPEED_OF_LIGHT_M_S
         horizon = np.array([0.8, 0.6, 0.0])  # interference comes from one place on the horizon
         self.rfi_delay_s = positions @ (horizon - pointing) / SPEED_OF_LIGHT_M_S
@@ -167,28 +183,60 @@ class _Simulation:
         """Raw visibilities, shape (time x baseline, channel, polarization), complex64."""
         rng = np.random.default_rng([self.instrument.seed, 4, self.plan.noise_seed, subband])
         gains = antenna_gains(self.instrument, self.plan.night, frequency)
+        swapped = self._failing(Kind.SWAPPED_FEEDS)
+        gains[swapped] = gains[swapped, ::-1]
         sky = np.stack([self._sky(c, f, rng) for c, f in enumerate(frequency)], axis=2)  # (time, baseline, channel)
+        sky[:, np.isin(self.first, blind := self._failing(Kind.DEAD_ANTENNA)) | np.isin(self.second, blind)] = 0
         out = np.empty((*sky.shape, 2), np.complex64)
         for pol in range(2):
             g = gains[:, pol, :]
             pair = g[self.first] * np.conj(g[self.second])
             out[..., pol] = pair * (sky + self._noise(sky.shape, rng))
+        if self.plan.failures:
+            out *= self._gain_changes()[..., None, None]
         out[:, np.isin(self.first, self.plan.dead_antennas) | np.isin(self.second, self.plan.dead_antennas)] = 0
         return out.reshape(-1, frequency.size, 2)
+
+    def _failing(self, kind: Kind) -> np.ndarray:
+        """Numbers of the antennas that fail in this way."""
+        known = failing_antennas(kind, self.instrument.n_antennas, self.instrument.seed)
+        return known if kind in self.plan.failures else known[:0]
+
+    def _gain_changes(self) -> np.ndarray:
+        """Of each baseline at each integration, shape (time, baseline)."""
+        change = gain_changes(
+            self.plan.failures,
+            n_times=self.instrument.n_integrations,
+            n_antennas=self.instrument.n_antennas,
+            seed=self.instrument.seed,
+            noise_seed=self.plan.noise_seed,
+        )
+        return change[:, self.first] * np.conj(change[:, self.second])
 
     def _sky(self, channel: int, frequency: float, rng: np.random.Generator) -> np.ndarray:
         """Noiseless cross- and autocorrelations of one channel, shape (time, baseline).
 
         V_12 = sum_s S_s B_s exp(2 pi i nu (r_2 - r_1).(s - s_0) / c), the product of one factor per antenna.
         """
-        flux = np.array([float(source.flux_at(frequency)) for source in self.plan.sources])
+        flux = np.array([float(source.flux_at(frequency)) for source in self.sources])
         apparent = flux * airy_power(self.separation_rad, frequency)  # (time, source)
         phasor = np.exp(2j * np.pi * frequency * self.delay_s)  # (time, antenna, source)
         matrix = np.matmul(np.conj(phasor) * apparent[:, None, :], np.swapaxes(phasor, 1, 2))
         visibilities = matrix[:, self.first, self.second]
         if self.plan.rfi_fraction:
             visibilities = visibilities + self._rfi(frequency, rng)
+        if Kind.RFI in self.plan.failures:
+            visibilities = visibilities + self._interference(frequency)
         return visibilities
+
+    def _interference(self, frequency: float) -> np.ndarray:
+        """Of the same strength at all frequencies in a quarter of the integrations."""
+        rng = np.random.default_rng([self.instrument.seed, 7, self.plan.noise_seed])
+        n = self.instrument.n_integrations
+        amplitude = np.zeros(n)
+        amplitude[rng.permutation(n)[: max(1, n // 4)]] = INTERFERENCE_JY
+        phasor = np.exp(2j * np.pi * frequency * self.rfi_delay_s)
+        return amplitude[:, None] * (np.conj(phasor[self.first]) * phasor[self.second])
 
     def _rfi(self, frequency: float, rng: np.random.Generator) -> np.ndarray:
         """Bursts of 30-300 Jy through the far sidelobes in a fraction of the integrations of this channel."""
@@ -209,6 +257,15 @@ class _Simulation:
     def _dead_rows(self) -> np.ndarray:
         dead = np.isin(self.first, self.plan.dead_antennas) | np.isin(self.second, self.plan.dead_antennas)
         return np.tile(dead, self.instrument.n_integrations)
+
+
+def _unknown_sources(plan: TilePlan, instrument: Instrument) -> list[SkySource]:
+    """What the sky of the tile has besides its plan: the truth does not list it among the sources."""
+    if Kind.ARTEFACT not in plan.failures:
+        return []
+    middle = plan.started_at + timedelta(seconds=instrument.duration_s / 2)
+    ra_deg, dec_deg = meridian_icrs([middle], [plan.pointing_dec_deg])
+    return [SkySource("artefact", float(ra_deg[0]), float(dec_deg[0]) + 0.1, ARTEFACT_JY)]
 
 
 def _metadata(instrument: Instrument, plan: TilePlan, times: Time, positions_enu_m: np.ndarray) -> UVData:

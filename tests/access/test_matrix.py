@@ -66,6 +66,12 @@ RULE = {
     "subject_kind": "image", "name": "noise", "metric": "rms_over_thermal", "comparison": "gt", "limit": 2.0,
     "grade": "poor", "reason": "twice the thermal noise",
 }  # fmt: skip
+
+
+def _flag(world: dict[str, Any]) -> dict[str, Any]:
+    return {"antenna": "pad2", "started_at": "2026-03-20T06:00:00Z", "reason": "warm receiver"}
+
+
 WRITES = {
     ("policy-list", "post"): Write("admin", "policy.draft", lambda world: {"name": "mine", "rules": [RULE]}),
     ("policy-detail", "patch"): Write("admin", "policy.change", lambda world: {"note": "stricter"}),
@@ -78,6 +84,8 @@ WRITES = {
     ("batch-priority", "post"): Write("operate", "batch.set_priority", lambda world: {"priority": 5}),
     ("item-cancel", "post"): Write("operate", "item.cancel"),
     ("item-retry", "post"): Write("operate", "item.retry", of="failed item"),
+    ("antenna-flag-list", "post"): Write("operate", "antenna_flag.add", _flag),
+    ("antenna-flag-withdraw", "post"): Write("operate", "antenna_flag.withdraw"),
     ("pause-list", "post"): Write("operate", "stage.pause", lambda world: {"stage": "image", "reason": "hot"}),
     ("pause-detail", "delete"): Write("operate", "stage.resume"),
     ("quarantine-list", "post"): Write(
@@ -127,6 +135,7 @@ def world() -> dict[str, Any]:
         "measurement-set": factories.MeasurementSetFactory(),
         "calibrator": factories.CalibratorFactory(),
         "calibration-table": factories.CalibrationTableFactory(),
+        "antenna-flag": factories.AntennaFlagFactory(),
         "image": factories.ImageFactory(),
         "epoch": factories.EpochFactory(),
         "source": factories.SourceFactory(),

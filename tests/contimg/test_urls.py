@@ -22,6 +22,7 @@ FIELDS = {
     "is_complete, size_bytes, measurement_set",
     "calibration-tables": "id, kind, set_name, valid_from, valid_until, dec_deg, reference_antenna,"
     "source_measurement_set, grade, is_retired, created_at",
+    "antenna-flags": "id, antenna, started_at, ended_at, reason, created_by, created_at, withdrawn_at, withdrawn_by",
     "sources": "id, name, ra_deg, dec_deg, n_measurements, flux_mean_jy, flux_max_jy, eta, v, is_variable,"
     "first_seen_at, last_seen_at",
     "measurements": "id, source, image, observed_at, mjd, ra_deg, dec_deg, flux_jy, flux_err_jy, peak_jy_per_beam,"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from calibration.models import Calibrator
 from contimg.commands import ContimgCommand
 from contimg.products import require_writable
+from observations.engines.failures import MEANING, Failure, Kind
 
 RANGES = {
     "tiles": (1, 1000),
@@ -46,6 +48,11 @@ class Command(ContimgCommand):
         parser.add_argument("--flux-min-jy", type=float, default=0.015, help="faintest source at 1.4 GHz")
         parser.add_argument("--seed", type=int, default=1, help="of everything that is random")
         parser.add_argument("--damage", action="store_true", help="spoil three tiles, as a real night would")
+        parser.add_argument(
+            "--failure", action="append", default=[], metavar="KIND[:FIRST[-LAST]]",
+            help="of the tiles FIRST (1 when not given) to LAST (the last), counted from 0 over all nights; may be "
+            "given again. Kinds: " + "; ".join(f"{kind}: {text}" for kind, text in MEANING.items()),
+        )  # fmt: skip
 
     def handle(self, folder: Path, **options: Any) -> None:
         from observations.engines.night_plan import (
@@ -82,6 +89,7 @@ class Command(ContimgCommand):
             flux_min_jy=options["flux_min_jy"],
             variable=options["nights"] > 1,
             damage=options["damage"],
+            failures=tuple(_failure(text) for text in options["failure"]),
             seed=options["seed"],
         )
         source = SkySource(
@@ -100,6 +108,16 @@ class Command(ContimgCommand):
             f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}, "
             f"their sky as a reference catalogue in {CATALOGUE_FILE}"
         )
+
+
+def _failure(text: str) -> Failure:
+    found = re.fullmatch(r"([a-z_]+)(?::([0-9]{1,6})(?:-([0-9]{1,6}))?)?", text)
+    if found is None or found[1] not in list(Kind):
+        raise CommandError(f"--failure {text!r} is not KIND[:FIRST[-LAST]] with one of {', '.join(Kind)}.")
+    first, last = (None if number is None else int(number) for number in found.groups()[1:])
+    if first is not None and last is not None and last < first:
+        raise CommandError(f"--failure {text!r} ends before it begins; exchange the two.")
+    return Failure(Kind(found[1]), 1 if first is None else first, last)
 
 
 def _refuse_impossible(options: dict[str, Any]) -> None:
