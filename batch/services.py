@@ -429,15 +429,14 @@ def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:
 
 def resume(*, names: Iterable[str] | None = None) -> int:
     """The named stages, or everything that is paused."""
-    rows = Pause.objects.all()
-    if names is not None:
-        chosen = list(names)
-        rows = rows.filter(stage__in=chosen)
-        for name in set(chosen) - {row.stage for row in rows}:
-            _refuse_stage(name)
+    pauses = Pause.objects.select_for_update().order_by("pk")
+    chosen = None if names is None else list(names)
     with transaction.atomic():
+        rows = list(pauses if chosen is None else pauses.filter(stage__in=chosen))
+        for name in set(chosen or ()) - {row.stage for row in rows}:
+            _refuse_stage(name)
         for row in rows:
             audit(action="stage.resume", subject=row, details={"stage": row.stage or "all"})
-        n, _ = rows.delete()
+        Pause.objects.filter(pk__in=[row.pk for row in rows]).delete()
         couriers.ring()
-    return n
+    return len(rows)

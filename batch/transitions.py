@@ -346,6 +346,7 @@ def release_mosaics(items: ItemQuerySet) -> int:
 
 
 def _free_mosaics(items: ItemQuerySet) -> ItemQuerySet:
+    lock(items.waiting_mosaics())
     waiting = list(items.waiting_mosaics().select_related("epoch").order_by("pk"))
     opened = open_tiles([item.epoch for item in waiting if item.epoch is not None])
     for item in waiting:
@@ -468,6 +469,8 @@ def retry(items: ItemQuerySet) -> int:
     n = 0
     with transaction.atomic():
         moves = _Moves()
+        # Each generation is locked whole, before any of it moves: followers have higher keys than what they follow.
+        lock(items.filter(state__in=(*UNFINISHED, State.WAITING)))
         again = items.filter(state__in=UNFINISHED)
         while keys := list(again.values_list("pk", flat=True)):
             chosen = Item.objects.filter(pk__in=keys)
@@ -477,6 +480,7 @@ def retry(items: ItemQuerySet) -> int:
                     cancel_requested_at=None, reserved_bytes=0, tries_from=F("attempt"),
                 )  # fmt: skip
             again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
+            lock(again)
         moves.touch(_free(items), State.WAITING, State.READY)
         moves.touch(_free_mosaics(items), State.WAITING, State.READY, error_code="", error_detail="")
         moves.count()

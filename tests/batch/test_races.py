@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,16 @@ from django.db.models.functions import Now
 from batch import transitions
 from batch.executor import record_ending
 from batch.models import Attempt, Batch, Item
-from batch.services import NothingToCancel, cancel_batch, create_batch, retry_batch, set_priority
+from batch.services import (
+    NothingToCancel,
+    NothingToRetry,
+    PredecessorUnfinished,
+    cancel_batch,
+    create_batch,
+    retry_batch,
+    retry_item,
+    set_priority,
+)
 from batch.sweeper import Sweeper
 from batch.transitions import Claim
 from batch.work import run
@@ -232,6 +242,32 @@ def is_one_waiting() -> bool:
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
         return cursor.fetchone()[0] == 1
+
+
+def test_two_retries_of_one_batch_never_wait_for_each_other():
+    """One of the whole batch and one of its first item, whose states differ: each locks in the order of the keys."""
+    batch = asked(a_tile(), a_tile(), stage="process")
+    first = batch.items.order_by("pk")[0]
+
+    def undo() -> None:
+        counts = {f"n_{state}": 0 for state in ("waiting", "ready", "running", "done", "cancelled")}
+        with transaction.atomic():
+            batch.items.update(state="failed", error_code="dependency_failed")
+            Item.objects.filter(pk=first.pk).update(state="quarantined", error_code="process_died")
+            Batch.objects.filter(pk=batch.pk).update(n_failed=batch.n_total - 1, n_quarantined=1, **counts)
+
+    whole = iter([True, False] * (N_RACERS * N_ROUNDS))
+
+    def again() -> None:
+        with suppress(NothingToRetry, PredecessorUnfinished):
+            retry_batch(batch=batch) if next(whole) else retry_item(item=first)
+
+    with Racers() as racers:
+        for _ in range(N_ROUNDS):
+            undo()
+            racers.race(again)
+            batch.refresh_from_db()
+            assert (batch.n_failed, batch.n_quarantined, batch.n_open) == (0, 0, batch.n_total)
 
 
 def test_two_that_record_fluxes_of_one_source_see_each_other(installation):

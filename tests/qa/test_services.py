@@ -325,7 +325,7 @@ def test_noise_is_held_against_the_images_of_the_strip_before_where_there_are_en
     loud = image(observed_at=start + timedelta(days=1), pointing_dec_deg=16.0, rms_jy_per_beam=0.00101)
     assessment = assess_image(image=loud)
     found = assessment.findings.get(rule="noise_above_strip")
-    assert (found.outcome, assessment.metrics["strip_n"]) == (outcome, n_before)
+    assert (found.outcome, assessment.metrics["strip_rms_jy_per_beam_n"]) == (outcome, n_before)
     if outcome == "warn":
         assert assessment.metrics["strip_rms_jy_per_beam"] == 0.0005
 
