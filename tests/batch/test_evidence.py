@@ -37,7 +37,7 @@ def spoil(settings):
 def run(stage: str, kind: str, pk: int) -> Item:
     batch = create_batch(stage=stage, subjects=[(kind, pk)]).batch
     run_batch_here(batch=batch, watch=lambda batch: None)
-    return batch.items.get()
+    return batch.items.get(stage=stage)
 
 
 def make_old(stage: str, tile: SubbandGroup) -> None:
