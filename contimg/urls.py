@@ -27,7 +27,7 @@ from provenance.viewsets import (
     MeasurementSetProvenanceViewSet,
     SubbandGroupProvenanceViewSet,
 )
-from qa.viewsets import AssessmentViewSet, ReviewViewSet
+from qa.viewsets import AlertViewSet, AssessmentViewSet, DriftView, ReviewViewSet
 from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
 
 router = Router()
@@ -44,6 +44,7 @@ router.register("reference-catalogues", ReferenceCatalogueViewSet, "reference-ca
 router.register("reference-sources", ReferenceSourceViewSet, "reference-source")
 router.register("assessments", AssessmentViewSet, "assessment")
 router.register("policies", PolicyViewSet, "policy")
+router.register("alerts", AlertViewSet, "alert")
 router.register("reviews", ReviewViewSet, "review")
 router.register("batches", BatchViewSet, "batch")
 router.register("items", ItemViewSet, "item")
@@ -63,6 +64,7 @@ product_actions.register("images", ImageProvenanceViewSet, "image")
 urlpatterns = [
     path("", views.start, name="start"),
     path("api/", RedirectView.as_view(pattern_name="api-root")),
+    path("api/v1/drift/", DriftView.as_view(), name="drift"),
     path("api/v1/impact/", ImpactView.as_view(), name="impact"),
     path("api/v1/", include(router.urls)),
     path("api/v1/", include(product_actions.urls)),

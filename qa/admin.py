@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
@@ -12,6 +13,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -20,6 +22,7 @@ from contimg.admin import (
     EMPTY,
     FactsAdmin,
     FactsInline,
+    Steered,
     badge,
     change_url,
     grade_badge,
@@ -31,6 +34,7 @@ from contimg.exceptions import ContimgError
 from images.models import Image
 from observations.models import Epoch
 from qa.agreement import agreements
+from qa.drift import acknowledge, silence
 from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Finding, Policy, Review, Rule
 from qa.reviews import VERDICTS, NoSuchSubject, images_of, queue, review, review_epoch, withdraw
 
@@ -222,9 +226,20 @@ def _reviewer(request: HttpRequest) -> User:
 
 
 @admin.register(Alert)
-class AlertAdmin(FactsAdmin):
+class AlertAdmin(Steered):
     list_display = [
         "__str__", "pointing_dec_deg", "antenna", "value", "expected", "acknowledged_at", "silenced_until"
     ]  # fmt: skip
     list_filter = ["series", "kind", "acknowledged_at"]
     search_fields = ["series", "antenna", "note"]
+    actions = ["acknowledge", "silence_for_a_week"]
+
+    @admin.action(description="Acknowledge", permissions=["operate"])
+    def acknowledge(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
+        by = cast(User, request.user)
+        self.each(request, queryset, lambda alert: acknowledge(alert=alert, actor=by), "alerts are acknowledged")
+
+    @admin.action(description="Silence their series for a week", permissions=["operate"])
+    def silence_for_a_week(self, request: HttpRequest, queryset: QuerySet[Alert]) -> None:
+        until = timezone.now() + timedelta(days=7)
+        self.each(request, queryset, lambda alert: silence(alert=alert, until=until), "alerts are silenced")

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from django_filters import CharFilter
 
-from contimg.api.filters import BOUNDS, ChoicesFilter, IntegerFilter, ListFilter
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, RANGE, ChoicesFilter, IntegerFilter, ListFilter
 from contimg.models import Grade
-from qa.models import Assessment, Policy, Review, SubjectKind
+from qa.models import Alert, Assessment, Policy, Review, SubjectKind
 
 
 class AssessmentFilter(ListFilter):
@@ -47,3 +47,17 @@ class ReviewFilter(ListFilter):
 
     def filter_tag(self, queryset, name, value):
         return queryset.tagged(value)
+
+
+class AlertFilter(ListFilter):
+    kind = ChoicesFilter(choices=Alert.Kind)
+
+    class Meta:
+        model = Alert
+        fields = {
+            "series": ["exact"],
+            "antenna": ["exact"],
+            "pointing_dec_deg": RANGE,
+            "observed_at": BOUNDS,
+            "acknowledged_at": NULLABLE_BOUNDS,
+        }

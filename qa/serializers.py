@@ -3,7 +3,8 @@ from __future__ import annotations
 from rest_framework import serializers
 
 from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer, StrictSerializer
-from qa.models import MOST_COMMENT_CHARACTERS, Assessment, Policy, Review, Rule, SubjectKind
+from qa.drift import SERIES
+from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Policy, Review, Rule, SubjectKind
 from qa.policies import MOST_RULES
 from qa.reviews import VERDICTS
 
@@ -168,3 +169,43 @@ class EvaluationSerializer(serializers.Serializer):
     )
     never_measured = serializers.DictField(child=serializers.IntegerField(), help_text="Subjects by metric.")
     changes = Change(many=True, help_text="The first 1000 of `n_changed`.")
+
+
+class AlertSerializer(FactsSerializer):
+    acknowledged_by = serializers.CharField(source="acknowledged_by.username", default=None, allow_null=True)
+
+    class Meta:
+        model = Alert
+        fields = [
+            "id", "series", "pointing_dec_deg", "antenna", "kind", "observed_at", "value", "expected", "lower_limit",
+            "upper_limit", "n", "created_at", "acknowledged_at", "acknowledged_by", "note", "silenced_until",
+        ]  # fmt: skip
+
+
+class AcknowledgeSerializer(StrictSerializer):
+    note = serializers.CharField(required=False, default="", allow_blank=True, max_length=500)
+
+
+class SilenceSerializer(StrictSerializer):
+    until = serializers.DateTimeField(help_text="For what is observed before then no alert of its kind is raised.")
+
+
+class DriftAskedSerializer(serializers.Serializer):
+    series = serializers.ChoiceField(list(SERIES))
+    pointing_dec_deg = serializers.FloatField(min_value=-90, max_value=90, help_text="Of the dec strip.")
+    observed_from = serializers.DateTimeField(help_text="Inclusive.")
+    observed_until = serializers.DateTimeField(help_text="Exclusive.")
+    antenna = serializers.CharField(required=False, default="", max_length=20, help_text="For series of antennas.")
+
+
+class PointSerializer(serializers.Serializer):
+    """A value and the control limits of those before it; null where too few came before."""
+
+    observed_at = serializers.DateTimeField()
+    value = serializers.FloatField()
+    expected = serializers.FloatField(allow_null=True)
+    lower_limit = serializers.FloatField(allow_null=True)
+    upper_limit = serializers.FloatField(allow_null=True)
+    n = serializers.IntegerField()
+    is_out = serializers.BooleanField()
+    is_step = serializers.BooleanField()

@@ -8,34 +8,42 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.views import APIView
 
 from access.models import Token
 from access.permissions import InsufficientScope
 from access.scopes import Scope, is_allowed
 from contimg.api.errors import ProblemSerializer
+from contimg.api.filters import refuse_unknown
 from contimg.api.viewsets import ReadOnlyResource
 from images.models import Image
 from images.serializers import ImageDetailSerializer
 from observations.models import Epoch
 from qa.agreement import agreements
-from qa.filters import AssessmentFilter, PolicyFilter, ReviewFilter
-from qa.models import Assessment, Policy, Review
+from qa.drift import Strip, acknowledge, points, silence
+from qa.filters import AlertFilter, AssessmentFilter, PolicyFilter, ReviewFilter
+from qa.models import Alert, Assessment, Policy, Review
 from qa.policies import RuleSpec, change_draft, create_draft, delete_draft, evaluate
 from qa.reviews import find_subject, queue, review, review_epoch, withdraw
 from qa.serializers import (
+    AcknowledgeSerializer,
     AfterSerializer,
     AgreementsSerializer,
+    AlertSerializer,
     AskedEvaluationSerializer,
     AssessmentDetailSerializer,
     AssessmentSerializer,
     DraftChangeSerializer,
+    DriftAskedSerializer,
     EvaluationSerializer,
     NewEpochReviewSerializer,
     NewPolicySerializer,
     NewReviewSerializer,
+    PointSerializer,
     PolicyDetailSerializer,
     PolicySerializer,
     ReviewSerializer,
+    SilenceSerializer,
     SinceSerializer,
 )
 
@@ -172,6 +180,51 @@ class ReviewViewSet(ReadOnlyResource):
         asked = SinceSerializer(data=request.query_params)
         asked.is_valid(raise_exception=True)
         return Response(AgreementsSerializer(agreements(since=asked.validated_data.get("since"))).data)
+
+
+class AlertViewSet(ReadOnlyResource):
+    """Series of a dec strip that left their control limits or stepped."""
+
+    queryset = Alert.objects.select_related("acknowledged_by")
+    detail_queryset = Alert.objects.select_related("acknowledged_by")
+    serializer_class = AlertSerializer
+    detail_serializer_class = AlertSerializer
+    filterset_class = AlertFilter
+    orderings = ["observed_at", "id"]
+    ordering = "-observed_at"
+    required_scopes = dict.fromkeys(("acknowledge", "silence"), Scope.OPERATE)
+
+    @extend_schema(request=AcknowledgeSerializer, responses={200: AlertSerializer, 409: ProblemSerializer})
+    @action(detail=True, methods=["post"])
+    def acknowledge(self, request: Request, pk: str) -> Response:
+        """Somebody has seen it."""
+        asked = AcknowledgeSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        alert = acknowledge(alert=self.get_object(), actor=_reviewer(request), **asked.validated_data)
+        return Response(AlertSerializer(alert, context=self.get_serializer_context()).data)
+
+    @extend_schema(request=SilenceSerializer, responses=AlertSerializer)
+    @action(detail=True, methods=["post"])
+    def silence(self, request: Request, pk: str) -> Response:
+        """No new alert of its series, strip and antenna for a while."""
+        asked = SilenceSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        alert = silence(alert=self.get_object(), **asked.validated_data)
+        return Response(AlertSerializer(alert, context=self.get_serializer_context()).data)
+
+
+class DriftView(APIView):
+    """A series of a dec strip with its control limits and steps."""
+
+    @extend_schema(parameters=[DriftAskedSerializer], responses=PointSerializer(many=True), operation_id="drift")
+    def get(self, request: Request) -> Response:
+        """In the order of time."""
+        refuse_unknown(request, ["format", *DriftAskedSerializer().fields])
+        asked = DriftAskedSerializer(data=request.query_params.dict())
+        asked.is_valid(raise_exception=True)
+        given = dict(asked.validated_data)
+        found = points(series=given.pop("series"), strip=Strip(**given))
+        return Response(PointSerializer(found, many=True).data)
 
 
 def _reviewer(request: Request) -> User:

@@ -44,6 +44,7 @@ def make_rows(basename: str, n: int) -> int:
         "item": item_with_attempts,
         "pause": lambda n: factories.PauseFactory(),
         "worker": lambda n: factories.WorkerFactory(),
+        "alert": lambda n: factories.AlertFactory(),
         "quarantine": lambda n: factories.QuarantineFactory(),
         "audit": lambda n: factories.AuditEntryFactory(),
     }[basename]

@@ -91,6 +91,8 @@ WRITES = {
     ("quarantine-list", "post"): Write(
         "operate", "quarantine.add", lambda world: {"kind": "image", "id": world["image"].pk, "reason": "a satellite"}
     ),
+    ("alert-acknowledge", "post"): Write("operate", "alert.acknowledge"),
+    ("alert-silence", "post"): Write("operate", "alert.silence", lambda world: {"until": "2999-01-01T00:00:00Z"}),
     ("quarantine-lift", "post"): Write("operate", "quarantine.lift"),
     ("quarantine-reprocess", "post"): Write("operate", "batch.create", of="rebuildable"),
     ("review-list", "post"): Write("review", "review.create", lambda world: _said({"subject": _image(world)})),
@@ -127,6 +129,7 @@ def world() -> dict[str, Any]:
         "free tile": factories.SubbandGroupFactory(),
         "pause": factories.PauseFactory(stage="convert"),
         "worker": factories.WorkerFactory(),
+        "alert": factories.AlertFactory(),
         "quarantine": factories.QuarantineFactory(),
         "rebuildable": factories.QuarantineFactory(
             calibration_table=None, image=factories.MosaicFactory(is_suspect=True)

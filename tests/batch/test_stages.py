@@ -186,5 +186,5 @@ def test_a_product_that_is_asked_for_too_early_names_the_stage_to_run(product, s
 
 
 def test_the_stages_are_named_as_the_api_promises():
-    assert [stage.name for stage in STAGES] == [*CHAIN, "mosaic"]
+    assert [stage.name for stage in STAGES] == [*CHAIN, "mosaic", "statistics"]
     assert list(CHAIN) == ["convert", "calibrate", "apply", "image", "assess", "photometry"]

@@ -39,6 +39,8 @@ FIELDS = {
     "items": "id, batch, stage, subject, state, attempt, worker, progress, error, started_at, finished_at",
     "pauses": "id, stage, reason, paused_by, created_at",
     "workers": "id, name, host, n_processes, stages, started_at, seen_at, stopped_at, is_alive",
+    "alerts": "id, series, pointing_dec_deg, antenna, kind, observed_at, value, expected, lower_limit, upper_limit, n,"
+    "created_at, acknowledged_at, acknowledged_by, note, silenced_until",
     "quarantines": "id, product, reason, created_by, created_at, lifted_by, lifted_at",
     "audit": "id, at, actor, token, channel, action, object, details, request_id, address",
 }

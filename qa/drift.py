@@ -1,0 +1,300 @@
+"""What changes slowly, or jumps, in a dec strip: series with control limits and steps, and the alerts that follow.
+
+Limits are those of a Shewhart chart of individual values with robust figures: the median of the values before, and
+LIMIT_SIGMA times their scatter (1.4826 MAD). A step is where the medians of the values before and behind differ by more
+than STEP_SIGMA of their errors; the median of n normal values has 1.2533 of the error of their mean. Both look at the
+last values only, so a slow change moves the limits with it and a fast one is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import median
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.db.models import F, QuerySet
+from django.utils import timezone
+
+from access.audit import audit
+from calibration.models import CalibrationTable, FlagTable
+from contimg.exceptions import ContimgError, InvalidInput
+from images.models import Image
+from qa.models import Alert
+from sources.models import Comparison
+
+BEFORE = 24  # values that the limits rest on: two hours of tiles
+FEWEST = 8
+BEHIND = 6  # values that a step has to hold for
+LIMIT_SIGMA = 6.0
+STEP_SIGMA = 6.0
+LEAST_SCATTER = 0.005  # of the median: that of values which hardly differ is no measure
+MAD_SIGMA = 1.4826
+MEDIAN_ERROR = math.sqrt(math.pi / 2)
+MOST_POINTS = 20_000
+MOST_NOTE_CHARACTERS = 500
+
+
+class UnknownSeries(InvalidInput):
+    code = "unknown_series"
+
+
+class AlreadyAcknowledged(ContimgError):
+    code = "already_acknowledged"
+    status = 409
+
+
+class InvalidAlertChange(InvalidInput):
+    code = "invalid_alert_change"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The values asked for: of a dec strip and a time, for some series of one antenna."""
+
+    pointing_dec_deg: float
+    observed_from: datetime
+    observed_until: datetime
+    antenna: str = ""
+
+    @property
+    def dec_range(self) -> tuple[float, float]:
+        off = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
+        return self.pointing_dec_deg - off, self.pointing_dec_deg + off
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value beside what was expected; the limits are None where too few came before."""
+
+    observed_at: datetime
+    value: float
+    expected: float | None = None
+    lower_limit: float | None = None
+    upper_limit: float | None = None
+    n: int = 0
+    is_step: bool = False
+
+    @property
+    def is_out(self) -> bool:
+        if self.lower_limit is None or self.upper_limit is None:
+            return False
+        return not self.lower_limit <= self.value <= self.upper_limit
+
+
+Values = list[tuple[datetime, float]]
+
+
+# --- the series ----------------------------------------------------------------------------------------------------
+def _flux_ratio(strip: Strip) -> Values:
+    return _known(_comparisons(strip).values_list("image__observed_at", "flux_ratio")[:MOST_POINTS])
+
+
+def _astrometric_offset_arcsec(strip: Strip) -> Values:
+    columns = ("image__observed_at", "ra_offset_arcsec", "dec_offset_arcsec")
+    rows = _comparisons(strip).exclude(ra_offset_arcsec=None).exclude(dec_offset_arcsec=None).values_list(*columns)
+    return [(time, math.hypot(ra, dec)) for time, ra, dec in rows[:MOST_POINTS]]
+
+
+def _comparisons(strip: Strip) -> QuerySet[Comparison]:
+    return Comparison.objects.filter(
+        image__kind=Image.Kind.TILE,
+        image__is_current=True,
+        image__pointing_dec_deg__range=strip.dec_range,
+        image__observed_at__gte=strip.observed_from,
+        image__observed_at__lt=strip.observed_until,
+    ).order_by("image__observed_at", "image_id")
+
+
+def _rms_over_thermal(strip: Strip) -> Values:
+    tiles = Image.objects.tiles().current().filter(
+        pointing_dec_deg__range=strip.dec_range,
+        observed_at__gte=strip.observed_from,
+        observed_at__lt=strip.observed_until,
+        thermal_rms_jy_per_beam__gt=0,
+        rms_jy_per_beam__isnull=False,
+    )  # fmt: skip
+    ratio = F("rms_jy_per_beam") / F("thermal_rms_jy_per_beam")
+    return list(tiles.order_by("observed_at", "id").values_list("observed_at", ratio)[:MOST_POINTS])
+
+
+def _flagged_fraction(strip: Strip) -> Values:
+    """Of the tile, or of one antenna in it."""
+    rows = FlagTable.objects.filter(
+        measurement_set__is_current=True,
+        measurement_set__pointing_dec_deg__range=strip.dec_range,
+        measurement_set__observed_at__gte=strip.observed_from,
+        measurement_set__observed_at__lt=strip.observed_until,
+    ).order_by("measurement_set__observed_at", "id")
+    columns = ("measurement_set__observed_at", "flagged_fraction", "antenna_fractions")
+    found = [
+        (time, of_antennas.get(strip.antenna) if strip.antenna else of_all)
+        for time, of_all, of_antennas in rows.values_list(*columns)[:MOST_POINTS]
+    ]
+    return _known(found)
+
+
+def _calibration_amplitude(strip: Strip) -> Values:
+    return _of_tables(strip, CalibrationTable.Kind.GAIN, lambda metrics: metrics.get("median_amplitude"))
+
+
+def _phase_scatter_deg(strip: Strip) -> Values:
+    """Of the bandpass, or of one antenna's."""
+
+    def of(metrics: dict) -> float | None:
+        if not strip.antenna:
+            return metrics.get("phase_scatter_deg")
+        named = (one for one in metrics.get("antennas", []) if one["antenna"] == strip.antenna)
+        return next((one["phase_scatter_deg"] for one in named), None)
+
+    return _of_tables(strip, CalibrationTable.Kind.BANDPASS, of)
+
+
+def _of_tables(strip: Strip, kind: str, figure: Callable[[dict], float | None]) -> Values:
+    tables = CalibrationTable.objects.filter(
+        kind=kind,
+        is_retired=False,
+        dec_deg__range=strip.dec_range,
+        solved_at__gte=strip.observed_from,
+        solved_at__lt=strip.observed_until,
+    ).order_by("solved_at", "id")
+    rows = tables.values_list("solved_at", "metrics")[:MOST_POINTS]
+    return _known((time, figure(metrics)) for time, metrics in rows)
+
+
+def _known(found: Iterable[tuple[datetime | None, float | None]]) -> Values:
+    return [(time, value) for time, value in found if time and value is not None and math.isfinite(value)]
+
+
+SERIES: dict[str, Callable[[Strip], Values]] = {
+    "flux_ratio": _flux_ratio,
+    "astrometric_offset_arcsec": _astrometric_offset_arcsec,
+    "rms_over_thermal": _rms_over_thermal,
+    "flagged_fraction": _flagged_fraction,
+    "calibration_amplitude": _calibration_amplitude,
+    "phase_scatter_deg": _phase_scatter_deg,
+}
+OF_ANTENNAS = ("flagged_fraction", "phase_scatter_deg")
+
+
+def points(*, series: str, strip: Strip) -> list[Point]:
+    """The series in the order of time, each value beside its limits. Raises UnknownSeries."""
+    if series not in SERIES:
+        raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
+    if strip.antenna and series not in OF_ANTENNAS:
+        raise UnknownSeries(f"{series} is not of single antennas; {' and '.join(OF_ANTENNAS)} are.")
+    return judged(SERIES[series](strip))
+
+
+# --- limits and steps ------------------------------------------------------------------------------------------------
+def judged(values: Sequence[tuple[datetime, float]]) -> list[Point]:
+    """Each value beside the control limits of those before it, and whether the series stepped there."""
+    figures = [value for _, value in values]
+    contrasts = [_contrast(figures, i) for i in range(len(figures))]
+    found = []
+    for i, (time, value) in enumerate(values):
+        before = figures[max(0, i - BEFORE) : i]
+        if len(before) < FEWEST:
+            found.append(Point(time, value))
+            continue
+        usual, scatter = _usual(before)
+        off = LIMIT_SIGMA * scatter
+        found.append(Point(time, value, usual, usual - off, usual + off, len(before), _is_peak(contrasts, i)))
+    return found
+
+
+def _usual(values: Sequence[float]) -> tuple[float, float]:
+    middle = median(values)
+    scatter = MAD_SIGMA * median(abs(value - middle) for value in values)
+    return middle, max(scatter, LEAST_SCATTER * abs(middle))
+
+
+def _contrast(values: Sequence[float], i: int) -> float:
+    """By how many of its errors the median behind differs from that before; 0 where there are too few."""
+    before, behind = values[max(0, i - BEFORE) : i], values[i : i + BEHIND]
+    if len(before) < FEWEST or len(behind) < BEHIND:
+        return 0.0
+    (usual, scatter), (later, _) = _usual(before), _usual(behind)
+    error = MEDIAN_ERROR * scatter * math.sqrt(1 / len(before) + 1 / len(behind))
+    return abs(later - usual) / error if error > 0 else 0.0
+
+
+def _is_peak(contrasts: Sequence[float], i: int) -> bool:
+    """One step stands out in several places; it is where it stands out most."""
+    near = contrasts[max(0, i - BEHIND) : i + BEHIND + 1]
+    return contrasts[i] > STEP_SIGMA and near.index(max(near)) == i - max(0, i - BEHIND)
+
+
+# --- alerts ----------------------------------------------------------------------------------------------------------
+@transaction.atomic
+def raise_alerts(*, strip: Strip, since: datetime) -> list[Alert]:
+    """Of all series of a strip, for what left its limits or stepped since a time. The same again raises nothing new.
+
+    None while the series is silenced. Returns the new ones.
+    """
+    new = []
+    for name in SERIES:
+        for point in points(series=name, strip=strip):
+            kinds = [Alert.Kind.STEP] * point.is_step + [Alert.Kind.LIMIT] * point.is_out
+            if point.observed_at < since or point.expected is None:
+                continue
+            new += [alert for kind in kinds if (alert := _raise(name, strip, point, point.expected, kind))]
+    return new
+
+
+def _raise(name: str, strip: Strip, point: Point, expected: float, kind: Alert.Kind) -> Alert | None:
+    of = {"series": name, "antenna": strip.antenna, "pointing_dec_deg": round(strip.pointing_dec_deg, 2)}
+    if Alert.objects.filter(**of, silenced_until__gt=point.observed_at).exists():
+        return None
+    alert, is_new = Alert.objects.get_or_create(
+        **of,
+        kind=kind,
+        observed_at=point.observed_at,
+        defaults={
+            "value": point.value,
+            "expected": expected,
+            "lower_limit": point.lower_limit,
+            "upper_limit": point.upper_limit,
+            "n": point.n,
+        },
+    )
+    return alert if is_new else None
+
+
+@transaction.atomic
+def acknowledge(*, alert: Alert, actor: User | None = None, note: str = "") -> Alert:
+    """Raises AlreadyAcknowledged and InvalidAlertChange."""
+    if len(note) > MOST_NOTE_CHARACTERS:
+        raise InvalidAlertChange(f"A note has at most {MOST_NOTE_CHARACTERS} characters, not {len(note)}.")
+    fresh = Alert.objects.filter(pk=alert.pk, acknowledged_at=None)
+    if not fresh.update(acknowledged_at=timezone.now(), acknowledged_by=actor, note=note):
+        raise AlreadyAcknowledged(f"The alert {alert} was acknowledged already.")
+    alert.refresh_from_db()
+    audit(action="alert.acknowledge", subject=alert, details={"note": note})
+    return alert
+
+
+@transaction.atomic
+def silence(*, alert: Alert, until: datetime) -> Alert:
+    """No new alert of its series, strip and antenna for what is observed before then. Raises InvalidAlertChange."""
+    if until <= alert.observed_at:
+        raise InvalidAlertChange("Silence it until a time after what it tells of.")
+    alert.silenced_until = until
+    alert.save(update_fields=["silenced_until"])
+    audit(action="alert.silence", subject=alert, details={"until": until.isoformat()})
+    return alert
+
+
+def strips(*, observed_from: datetime, observed_until: datetime) -> list[float]:
+    """The dec strips of tiles that were observed then, each once."""
+    tiles = Image.objects.tiles().current().filter(observed_at__gte=observed_from, observed_at__lt=observed_until)
+    decs = tiles.order_by().values_list("pointing_dec_deg", flat=True).distinct()
+    found: list[float] = []
+    for dec in sorted(dec for dec in decs if dec is not None):
+        if not found or dec - found[-1] > settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG:
+            found.append(dec)
+    return found
