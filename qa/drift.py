@@ -17,7 +17,7 @@ from statistics import median
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from access.audit import audit
@@ -86,7 +86,7 @@ class Point:
         return not self.lower_limit <= self.value <= self.upper_limit
 
 
-Values = list[tuple[datetime, float]]
+Values = list[tuple[datetime, float]]  # the newest first
 
 
 # --- the series ----------------------------------------------------------------------------------------------------
@@ -104,14 +104,16 @@ def _comparisons(strip: Strip) -> QuerySet[Comparison]:
     return Comparison.objects.filter(
         image__kind=Image.Kind.TILE,
         image__is_current=True,
+        image__is_suspect=False,
         image__pointing_dec_deg__range=strip.dec_range,
         image__observed_at__gte=strip.observed_from,
         image__observed_at__lt=strip.observed_until,
-    ).order_by("image__observed_at", "image_id")
+    ).order_by("-image__observed_at", "-image_id")
 
 
 def _rms_over_thermal(strip: Strip) -> Values:
     tiles = Image.objects.tiles().current().filter(
+        is_suspect=False,
         pointing_dec_deg__range=strip.dec_range,
         observed_at__gte=strip.observed_from,
         observed_at__lt=strip.observed_until,
@@ -119,7 +121,7 @@ def _rms_over_thermal(strip: Strip) -> Values:
         rms_jy_per_beam__isnull=False,
     )  # fmt: skip
     ratio = F("rms_jy_per_beam") / F("thermal_rms_jy_per_beam")
-    return list(tiles.order_by("observed_at", "id").values_list("observed_at", ratio)[:MOST_POINTS])
+    return list(tiles.order_by("-observed_at", "-id").values_list("observed_at", ratio)[:MOST_POINTS])
 
 
 def _flagged_fraction(strip: Strip) -> Values:
@@ -129,7 +131,7 @@ def _flagged_fraction(strip: Strip) -> Values:
         measurement_set__pointing_dec_deg__range=strip.dec_range,
         measurement_set__observed_at__gte=strip.observed_from,
         measurement_set__observed_at__lt=strip.observed_until,
-    ).order_by("measurement_set__observed_at", "id")
+    ).order_by("-measurement_set__observed_at", "-id")
     columns = ("measurement_set__observed_at", "flagged_fraction", "antenna_fractions")
     found = [
         (time, of_antennas.get(strip.antenna) if strip.antenna else of_all)
@@ -161,7 +163,7 @@ def _of_tables(strip: Strip, kind: str, figure: Callable[[dict], float | None]) 
         dec_deg__range=strip.dec_range,
         solved_at__gte=strip.observed_from,
         solved_at__lt=strip.observed_until,
-    ).order_by("solved_at", "id")
+    ).order_by("-solved_at", "-id")
     rows = tables.values_list("solved_at", "metrics")[:MOST_POINTS]
     return _known((time, figure(metrics)) for time, metrics in rows)
 
@@ -182,12 +184,12 @@ OF_ANTENNAS = ("flagged_fraction", "phase_scatter_deg")
 
 
 def points(*, series: str, strip: Strip) -> list[Point]:
-    """The series in the order of time, each value beside its limits. Raises UnknownSeries."""
+    """The series in the order of time, each value beside its limits; the newest MOST_POINTS. Raises UnknownSeries."""
     if series not in SERIES:
         raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
     if strip.antenna and series not in OF_ANTENNAS:
         raise UnknownSeries(f"{series} is not of single antennas; {' and '.join(OF_ANTENNAS)} are.")
-    return judged(SERIES[series](strip))
+    return judged(SERIES[series](strip)[::-1])
 
 
 # --- limits and steps ------------------------------------------------------------------------------------------------
@@ -247,22 +249,21 @@ def raise_alerts(*, strip: Strip, since: datetime) -> list[Alert]:
 
 
 def _raise(name: str, strip: Strip, point: Point, expected: float, kind: Alert.Kind) -> Alert | None:
-    of = {"series": name, "antenna": strip.antenna, "pointing_dec_deg": round(strip.pointing_dec_deg, 2)}
-    if Alert.objects.filter(**of, silenced_until__gt=point.observed_at).exists():
+    alike = Alert.objects.filter(series=name, antenna=strip.antenna, pointing_dec_deg__range=strip.dec_range)
+    if alike.filter(Q(silenced_until__gt=point.observed_at) | Q(kind=kind, observed_at=point.observed_at)).exists():
         return None
-    alert, is_new = Alert.objects.get_or_create(
-        **of,
+    return Alert.objects.create(
+        series=name,
+        antenna=strip.antenna,
+        pointing_dec_deg=strip.pointing_dec_deg,
         kind=kind,
         observed_at=point.observed_at,
-        defaults={
-            "value": point.value,
-            "expected": expected,
-            "lower_limit": point.lower_limit,
-            "upper_limit": point.upper_limit,
-            "n": point.n,
-        },
+        value=point.value,
+        expected=expected,
+        lower_limit=point.lower_limit,
+        upper_limit=point.upper_limit,
+        n=point.n,
     )
-    return alert if is_new else None
 
 
 @transaction.atomic

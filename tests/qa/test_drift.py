@@ -9,6 +9,7 @@ import pytest
 from django.core.management import call_command
 
 from access.models import AuditEntry
+from images.models import Image
 from qa.drift import (
     FEWEST,
     LIMIT_SIGMA,
@@ -133,6 +134,17 @@ def test_an_alert_is_raised_once_and_not_while_its_series_is_silenced(jumped):
     silence(alert=Alert.objects.get(), until=at(20))
     assert len(raise_alerts(strip=STRIP, since=NIGHT)) == 1
     assert set(AuditEntry.objects.values_list("action", flat=True)) == {"alert.silence"}
+
+
+def test_a_strip_that_is_taken_a_little_elsewhere_is_the_same(jumped):
+    assert len(raise_alerts(strip=STRIP, since=NIGHT)) == 1
+    beside = Strip(16.2, STRIP.observed_from, STRIP.observed_until)
+    assert raise_alerts(strip=beside, since=NIGHT) == []
+
+
+def test_suspect_tiles_are_in_no_series(jumped):
+    Image.objects.filter(observed_at=at(20)).update(is_suspect=True)
+    assert raise_alerts(strip=STRIP, since=NIGHT) == []
 
 
 def test_what_was_before_is_not_told_again(jumped):
