@@ -17,7 +17,7 @@ from images.models import Image, MosaicTile
 from observations.models import MeasurementSet, SubbandGroup
 from provenance.models import NODE_COLUMNS, Quarantine
 from provenance.reach import KINDS, product_of
-from sources.services import withdraw_statistics
+from sources.services import lock_sources, withdraw_statistics
 
 MOST_REASON_CHARACTERS = 300
 
@@ -83,6 +83,7 @@ def _spread() -> int:
     From the raw data down, so that each kind follows those it is made from: a fixed number of UPDATEs of sets, each
     of which looks at what is or becomes suspect and not at the rest. Returns how many images changed.
     """
+    lock_sources()  # first: who records a catalogue holds it when he writes to the images
     n_images = 0
     for rows, parents in _levels():
         changing = [

@@ -25,7 +25,7 @@ from images.models import Image
 from images.querysets import ImageQuerySet
 from observations.models import Epoch
 from qa.models import MOST_COMMENT_CHARACTERS, Assessment, Review
-from sources.services import refresh_statistics
+from sources.services import lock_sources, refresh_statistics
 
 Subject = Image | CalibrationTable
 VERDICTS = [grade for grade in Grade if grade != Grade.UNKNOWN]
@@ -154,6 +154,7 @@ def _review(subjects: Sequence[Subject], reviewer: User, said: dict[str, Any]) -
 
 def _lock(subjects: Sequence[Subject]) -> dict[int, str]:
     """Until the transaction ends nobody else reviews or judges these. Their grades, by id. Raises NoSuchSubject."""
+    lock_sources()  # first: who records a catalogue holds it when he writes to the images
     model = type(subjects[0])
     keys = [subject.pk for subject in subjects]
     before = dict(model.objects.filter(pk__in=keys).order_by("pk").select_for_update().values_list("pk", "grade"))
