@@ -447,6 +447,8 @@ def wants_mosaic(epoch: Epoch, parameters: Mapping[str, Any]) -> bool:
     """
     lenient = bool(parameters.get("lenient")) or epoch.is_lenient
     table, job = stages(), Job(tile=None, epoch=epoch, parameters={**parameters, "lenient": lenient})
+    if StageName.MOSAIC not in table:
+        return False
     try:
         return not all(stage.is_done(job) for stage in (table[StageName.MOSAIC], *follow_a_mosaic(table)))
     except TooFewTiles:
