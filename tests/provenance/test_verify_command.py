@@ -333,6 +333,15 @@ class Interrupted(io.StringIO):
         return n
 
 
+@pytest.fixture
+def ctrl_c():
+    """As in a shell's foreground; who was started in the background may have inherited that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_faults_are_printed_as_they_are_found_and_ctrl_c_ends_it():
     ImageFactory()
     newest = ImageFactory()
