@@ -22,7 +22,6 @@ from tests.factories import SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation"]
 N_TILES = 12
-SOURCES = ("access", "batch", "calibration", "contimg", "images", "observations", "qa", "sources", "tests")
 
 
 def own_host_name(name: str) -> list[str]:
@@ -35,8 +34,9 @@ def own_host_name(name: str) -> list[str]:
 class Machine:
     def __init__(self, name: str, shared: Installation, folder: Path) -> None:
         self.folder = folder / name
-        for source in SOURCES:
-            shutil.copytree(PROJECT / source, self.folder / source, ignore=shutil.ignore_patterns("__pycache__"))
+        for package in PROJECT.glob("*/__init__.py"):
+            source = package.parent
+            shutil.copytree(source, self.folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(PROJECT / "manage.py", self.folder)
         (self.folder / "var").mkdir()
         self.prefix = own_host_name(name)
