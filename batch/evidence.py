@@ -7,11 +7,10 @@ from typing import Any
 
 from django.db.models import Model
 
-from batch.stages import COMPANIONS
 from contimg.exceptions import EngineFailed, MissingProduct
 from contimg.models import Product
 from contimg.products import digest, file_checksum, newest_change_ns, product_path, products_root, size_bytes
-from images.models import Image
+from images.models import COMPANIONS, Image
 from images.services import image_file
 from observations.models import SubbandFile
 from qa.models import Assessment

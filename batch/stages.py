@@ -38,7 +38,7 @@ from calibration.services import (
 from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from contimg.products import is_intact
-from images.models import Image
+from images.models import COMPANIONS, Image
 from images.mosaics import ENGINE as MOSAICKER
 from images.mosaics import Choice, TooFewTiles, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
@@ -252,9 +252,6 @@ def _apply(job: Job, folder: Path) -> Record:
 
 
 # --- image, assess, photometry -----------------------------------------------------------------------------------
-COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
-
-
 def _image_is_done(job: Job) -> bool:
     return _is_whole(Image.objects.tiles().current(), imaging_recipe(calibrated_set(job), job.imaging))
 

@@ -13,6 +13,9 @@ from observations.models import DataRoot, Epoch, MeasurementSet
 # Nobody knows yet whether what is not judged is good; a verdict of marginal is known to need a look.
 REVIEW_ORDER = (Grade.POOR, Grade.MARGINAL, Grade.UNKNOWN, Grade.GOOD, Grade.EXCELLENT)
 
+# The columns of the files that an image may have beside its own.
+COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
+
 
 class Image(models.Model):
     """One FITS image.
@@ -194,7 +197,10 @@ class MosaicTile(models.Model):
 
     class Meta:
         ordering = ["mosaic", "tile__observed_at", "tile"]
-        constraints = [models.UniqueConstraint(fields=["mosaic", "tile"], name="mosaic_tile_once")]
+        constraints = [
+            models.CheckConstraint(condition=~Q(mosaic=F("tile")), name="mosaic_not_from_itself"),
+            models.UniqueConstraint(fields=["mosaic", "tile"], name="mosaic_tile_once"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.tile} in {self.mosaic}"

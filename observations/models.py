@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import models
-from django.db.models import ExpressionWrapper, Q
+from django.db.models import ExpressionWrapper, F, Q
 from django.utils import timezone
 
 from contimg.models import Grade, Product
@@ -207,6 +207,7 @@ class MeasurementSet(Product):
     class Meta:
         ordering = ["-observed_at", "-id"]
         constraints = [
+            models.CheckConstraint(condition=~Q(calibrated_from=F("pk")), name="measurement_set_not_from_itself"),
             models.UniqueConstraint(fields=["recipe"], name="measurement_set_recipe_once"),
             models.UniqueConstraint(
                 fields=["group"],

@@ -18,17 +18,17 @@ from typing import Any
 from django.db import models
 from django.db.models import Count, F, Prefetch, QuerySet, Sum
 
-from calibration.models import AppliedTable, CalibrationTable, FlagTable
+from calibration.models import CalibrationTable, FlagTable
 from contimg.exceptions import ContimgError, MissingProduct
 from contimg.products import file_checksum, product_path, require_products, size_bytes
 from contimg.querysets import related
-from images.models import Image, MosaicTile
+from images.models import COMPANIONS, Image
 from images.querysets import ImageQuerySet
 from images.services import image_file
 from observations.models import MeasurementSet
+from provenance.reach import downstream, node
 
 ROWS_AT_ONCE = 100
-COMPANIONS = ("flat_noise_path", "residual_path", "primary_beam_path", "noise_path", "preview_path")
 # What astropy, casacore and HDF5 are seen to raise on spoilt files.
 _READING_FAILURES = (ContimgError, OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError)
 
@@ -221,28 +221,11 @@ def _content_checksums() -> dict[Kind, Callable[[Path], str]]:
 
 
 def consequences_of(*, kind: Kind, row: Any) -> Consequences:
-    """Counted along the foreign keys, tables solved from a set and applied to others included. Two queries."""
-    if isinstance(row, Image):
-        images = Image.objects.filter(pk=row.pk)
-    else:
-        images = Image.objects.filter(measurement_set__in=_sets_made_from(kind, row))
-    tiles = images.exclude(kind=Image.Kind.MOSAIC)
-    of_tiles = MosaicTile.objects.filter(tile__in=tiles.values("pk")).values("mosaic")
-    mosaics = images.mosaics() if kind == Kind.MOSAIC else Image.objects.filter(pk__in=of_tiles)
+    """Counted over what was made from it, tables solved from a set and applied to others included. Two queries."""
+    start = node("image" if kind == Kind.MOSAIC else kind.value, row.pk)
+    reached = Image.objects.filter(pk__in=downstream(start)["image"])
     (n_images, of_images), (n_mosaics, of_mosaics) = (
-        rows.aggregate(n=Count("pk"), fluxes=Sum("n_measurements", default=0)).values() for rows in (tiles, mosaics)
+        rows.aggregate(n=Count("pk"), fluxes=Sum("n_measurements", default=0)).values()
+        for rows in (reached.exclude(kind=Image.Kind.MOSAIC), reached.mosaics())
     )
     return Consequences(n_images, n_mosaics, of_images + of_mosaics)
-
-
-def _sets_made_from(kind: Kind, row: Any) -> QuerySet[Any]:
-    """Ids of measurement sets, itself included. Each part of a union has its index; one OR would read all sets."""
-    applied = AppliedTable.objects.values("measurement_set")
-    sets = MeasurementSet.objects.order_by().values("pk")
-    if kind == Kind.CALIBRATION_TABLE:
-        return applied.filter(table=row)
-    if kind == Kind.FLAG_TABLE:
-        return applied.filter(table__flag_table=row).union(sets.filter(calibrated_from=row.measurement_set_id))
-    return applied.filter(table__source_measurement_set=row).union(
-        sets.filter(calibrated_from=row), sets.filter(pk=row.pk)
-    )

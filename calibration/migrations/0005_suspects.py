@@ -4,6 +4,22 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 
+def name_flags(apps, schema_editor):
+    """Of sets calibrated before flags were named: the newest of the raw set that were there then."""
+    FlagTable = apps.get_model("calibration", "FlagTable")
+    AppliedFlags = apps.get_model("calibration", "AppliedFlags")
+    MeasurementSet = apps.get_model("observations", "MeasurementSet")
+    flags = FlagTable.objects.filter(
+        measurement_set=models.OuterRef("calibrated_from"), created_at__lte=models.OuterRef("created_at")
+    ).order_by("-created_at", "-id")
+    calibrated = MeasurementSet.objects.filter(calibrated_from__isnull=False)
+    rows = calibrated.annotate(flags=models.Subquery(flags.values("id")[:1])).exclude(flags=None)
+    AppliedFlags.objects.bulk_create(
+        (AppliedFlags(measurement_set_id=key, flag_table_id=of) for key, of in rows.values_list("id", "flags")),
+        batch_size=1000,
+    )
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -39,4 +55,5 @@ class Migration(migrations.Migration):
             name='measurement_set',
             field=models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='applied_flags', to='observations.measurementset'),
         ),
+        migrations.RunPython(name_flags, migrations.RunPython.noop),
     ]

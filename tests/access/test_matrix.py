@@ -77,7 +77,7 @@ WRITES = {
     ("policy-detail", "patch"): Write("admin", "policy.change", lambda world: {"note": "stricter"}),
     ("policy-detail", "delete"): Write("admin", "policy.delete"),
     ("policy-evaluate", "post"): Write("admin", ""),
-    ("policy-activate", "post"): Write("admin", "policy.activate", also=("batch.create",)),
+    ("policy-activate", "post"): Write("admin", "policy.activate", also=("batch.create", "batch.create")),
     ("batch-list", "post"): Write("operate", "batch.create", _batch),
     ("batch-cancel", "post"): Write("operate", "batch.cancel"),
     ("batch-retry", "post"): Write("operate", "batch.retry", of="failed batch"),

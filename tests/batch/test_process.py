@@ -18,9 +18,8 @@ from access.models import AuditEntry
 from batch import transitions
 from batch.models import Batch, Item
 from batch.services import create_batch
-from batch.stages import COMPANIONS
 from calibration.models import CalibrationTable, FlagTable
-from images.models import Image
+from images.models import COMPANIONS, Image
 from observations.engines.uvh5_header import parse_name
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup
 from qa.models import Assessment

@@ -25,6 +25,7 @@ from observations.engines.measurement_set import content_checksum as set_checksu
 from observations.models import MeasurementSet
 from provenance.verifying import Kind, Scope, consequences_of, verify
 from tests.factories import (
+    AppliedFlagsFactory,
     AppliedTableFactory,
     AttemptFactory,
     CalibratedSetFactory,
@@ -241,6 +242,7 @@ def test_consequences_are_counted_along_everything_made_from_a_product():
     table = CalibrationTableFactory(source_measurement_set=raw, flag_table=flags)
     other = CalibrationTableFactory(source_measurement_set=raw, flag_table=flags)
     own = ImageFactory(measurement_set=CalibratedSetFactory(calibrated_from=raw), n_measurements=1)
+    AppliedFlagsFactory(measurement_set=own.measurement_set, flag_table=flags)
     calibrated = CalibratedSetFactory()
     for applied in (table, other):  # counted once
         AppliedTableFactory(measurement_set=calibrated, table=applied)

@@ -33,7 +33,7 @@ from qa.policies import (
 )
 from qa.rules import OUTCOME_OF_CAP, Measured, judge
 from qa.services import assess_image
-from tests.factories import AssessmentFactory, CalibrationTableFactory, ImageFactory
+from tests.factories import AssessmentFactory, CalibrationTableFactory, EpochFactory, ImageFactory, MosaicFactory
 
 pytestmark = pytest.mark.django_db
 
@@ -212,6 +212,17 @@ def test_activating_judges_tables_at_once_and_current_images_by_a_batch():
     assert [item.image_id for batch in done.batches for item in batch.items.all()] == [current.pk]
     with pytest.raises(PolicyConflict):
         activate_policy(policy=done.policy)
+
+
+def test_activating_judges_a_mosaic_with_its_epoch_which_stays_lenient_where_it_was():
+    strict, lenient = EpochFactory(), EpochFactory(is_lenient=True)
+    for epoch in (strict, lenient):
+        MosaicFactory(mosaic_of=epoch)
+    done = activate_policy(policy=create_draft(name="mine", rules=[NOISE]))
+    asked = {
+        (item.epoch_id, batch.parameters["lenient"]) for batch in done.batches for item in batch.items.all()
+    }  # fmt: skip
+    assert asked == {(strict.pk, False), (lenient.pk, True)}
 
 
 # --- doors ----------------------------------------------------------------------------------------------------------

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
-from django.utils.dateparse import parse_datetime
 from rest_framework.exceptions import ValidationError
 
 from batch.policies import activate_policy
 from batch.serializers import ActivatedSerializer
-from contimg.commands import ContimgCommand
+from contimg.commands import ContimgCommand, utc_time
 from contimg.exceptions import InvalidInput
 from contimg.models import Grade
 from qa.models import Policy, SubjectKind
@@ -41,8 +40,8 @@ class Command(ContimgCommand):
         trying = verbs.add_parser("evaluate", help="What it would say of what was measured; changes nothing.")
         trying.add_argument("id", type=int)
         trying.add_argument("--kind", choices=SubjectKind.values, default=SubjectKind.IMAGE.value)
-        trying.add_argument("--from", dest="observed_from", metavar="TIME", help="UTC, inclusive")
-        trying.add_argument("--until", dest="observed_until", metavar="TIME", help="UTC, exclusive")
+        trying.add_argument("--from", dest="observed_from", type=utc_time, help="UTC, inclusive")
+        trying.add_argument("--until", dest="observed_until", type=utc_time, help="UTC, exclusive")
         verbs.add_parser("activate", help="It judges from now on; current images are judged by a batch.").add_argument(
             "id", type=int
         )
@@ -74,11 +73,16 @@ class Command(ContimgCommand):
         self._show_policy(create_draft(**given, rules=rules), as_json)
 
     def _evaluate(
-        self, *, id: int, kind: str, observed_from: str | None, observed_until: str | None, as_json: bool, **_: Any
+        self,
+        *,
+        id: int,
+        kind: str,
+        observed_from: datetime | None,
+        observed_until: datetime | None,
+        as_json: bool,
+        **_: Any,
     ) -> None:
-        found = evaluate(
-            policy=_policy(id), kind=kind, observed_from=_time(observed_from), observed_until=_time(observed_until)
-        )
+        found = evaluate(policy=_policy(id), kind=kind, observed_from=observed_from, observed_until=observed_until)
         if as_json:
             self._print(found.as_json())
         else:
@@ -141,15 +145,3 @@ def _read(file: Path) -> Any:
         raise InvalidPolicy(f"{file} cannot be read ({error.strerror}); see its name and permissions.") from error
     except ValueError as error:
         raise InvalidPolicy(f"{file} is not JSON: {error}.") from error
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = parse_datetime(text)
-    except ValueError:
-        found = None
-    if found is None:
-        raise InvalidPolicy(f"{text!r} is no time; write it as 2026-03-01T05:00:00.")
-    return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, ArgumentTypeError
-from datetime import UTC, datetime
+from argparse import ArgumentParser
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError
 
 from calibration.models import AntennaFlag
 from calibration.staff_flags import Change, add, withdraw
-from contimg.commands import ContimgCommand, not_empty
+from contimg.commands import ContimgCommand, not_empty, utc_time
 
 ALL = "all"
-
-
-def _time(text: str) -> datetime:
-    """The type of an argument: ISO 8601, UTC where it names no other zone."""
-    try:
-        time = datetime.fromisoformat(text)
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise ArgumentTypeError(f"{text!r} is not a time such as 2026-03-20T06:00:00") from error
 
 
 class Command(ContimgCommand):
@@ -30,8 +21,8 @@ class Command(ContimgCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("antenna", nargs="?", type=not_empty, help=f"its name, or {ALL!r}")
-        parser.add_argument("start", nargs="?", type=_time, help="ISO 8601, UTC; inclusive")
-        parser.add_argument("end", nargs="?", type=_time, help="exclusive; until withdrawn when not given")
+        parser.add_argument("start", nargs="?", type=utc_time, help="ISO 8601, UTC; inclusive")
+        parser.add_argument("end", nargs="?", type=utc_time, help="exclusive; until withdrawn when not given")
         parser.add_argument("--reason", default="", help="what the others should know; needed")
         parser.add_argument("--withdraw", type=int, metavar="ID", help="the next flagging does not use this flag")
         parser.add_argument("--list", action="store_true", help="the flags in use")

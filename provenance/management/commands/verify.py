@@ -8,14 +8,13 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.utils import timezone
 from tqdm import tqdm
 
-from contimg.commands import ContimgCommand
+from contimg.commands import ContimgCommand, utc_time
 from provenance.verifying import Fault, Kind, Scope, Verified, verify
 
 
@@ -26,7 +25,7 @@ class Command(ContimgCommand):
         parser.add_argument(
             "--kind", action="append", dest="kinds", choices=Kind.values, help="only these; may be given repeatedly"
         )
-        parser.add_argument("--since", type=_time, metavar="DATE", help="only what was recorded since (UTC)")
+        parser.add_argument("--since", type=utc_time, metavar="DATE", help="only what was recorded since (UTC)")
         parser.add_argument("--limit", type=_positive, metavar="N", help="at most so many, the newest first")
         parser.add_argument(
             "--weeks", type=_positive, default=1, metavar="N",
@@ -73,14 +72,6 @@ def _line(fault: Fault) -> str:
 
 def _as_dict(fault: Fault) -> dict[str, Any]:
     return {**asdict(fault), "consequence": str(fault.consequences)}
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ArgumentTypeError(f"{text!r} is no date or time, such as 2026-03-01 or 2026-03-01T06:00") from error
 
 
 def _positive(text: str) -> int:
