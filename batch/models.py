@@ -45,7 +45,7 @@ UNFINISHED = (State.FAILED, State.CANCELLED, State.QUARANTINED)  # what a retry 
 
 
 class StageName(models.TextChoices):
-    """`process` is the chain of a tile, `mosaic` begins that of an epoch; `statistics` are of the sources of an image."""
+    """`process` is the chain of a tile, `mosaic` begins that of an epoch; `statistics` are of an image's sources."""
 
     PROCESS = "process"
     CONVERT = "convert"

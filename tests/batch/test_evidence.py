@@ -19,7 +19,7 @@ from observations.services import index_subbands
 from qa.models import Policy
 from sources.models import Catalogue
 from tests.batch import sabotage
-from tests.factories import CatalogueFactory, EpochFactory
+from tests.factories import CatalogueFactory, EpochFactory, MeasurementFactory
 from tests.images.test_mosaics import tile_image
 
 pytest_plugins = ["tests.batch.nights"]
@@ -100,3 +100,13 @@ def test_a_mosaic_fails_without_its_product(how, spoil):
     assert not Image.objects.filter(kind="mosaic").exists()
     spoil.clear()
     assert run("mosaic", "epoch", epoch.pk).state == "done"
+
+
+@pytest.mark.django_db
+def test_statistics_that_stay_withdrawn_are_no_result(spoil):
+    image = MeasurementFactory(source__is_stale=True).image
+    spoil["statistics"] = "nothing"
+    item = run("statistics", "image", image.pk)
+    assert (item.state, item.error_code) == ("failed", "output_missing")
+    spoil.clear()
+    assert run("statistics", "image", image.pk).state == "done"
