@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from provenance.graph import Graph
 
-COLUMN_PX, ROW_PX, BOX_PX, BOX_HEIGHT_PX, MARGIN_PX = 230, 40, 190, 30, 24
+COLUMN_PX, ROW_PX, BOX_PX, BOX_HEIGHT_PX, MARGIN_PX = 260, 40, 220, 30, 24
 MOST_ROWS = 40  # of a column; more than that nobody looks at
 TITLES = ("raw files", "raw set", "flags", "tables", "calibrated set", "tile or image", "mosaic", "catalogue")
 STYLE = """

@@ -20,7 +20,7 @@ COLUMNS = {
     "flag_table": {"name": "measurement_set__name"},
     "calibration_table": {"name": "set_name", "detail": "kind", "grade": "grade"},
     "image": {"name": "name", "detail": "kind", "grade": "grade"},
-    "catalogue": {"name": "image__name"},
+    "catalogue": {"name": "image__name", "is_suspect": "image__is_suspect"},
 }
 PRODUCT_COLUMNS = ("recipe", "checksum", "parameters", "versions", "created_at")
 # Kind of the later product, its column, and what kind of product that names.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from django.test.utils import CaptureQueriesContext
 
+from images.models import Image
 from provenance import graph
 from provenance.graph import graph_of
 from provenance.reach import KINDS
@@ -64,6 +65,14 @@ def test_the_group_of_the_calibrator_reaches_every_kind_and_is_reached_from_each
     assert nodes(down, kind)
     for pk in nodes(down, kind):
         assert chain.groups[0].pk in nodes(graph_of(kind=kind, pk=pk), "subband_group")
+
+
+def test_a_catalogue_is_as_suspect_as_its_image():
+    chain = make_chain(2)
+    Image.objects.filter(pk=chain.tiles[0].pk).update(is_suspect=True)
+    shown = graph_of(kind="subband_group", pk=chain.groups[0].pk).nodes
+    suspect = {(node["kind"], node["id"]) for node in shown if node["is_suspect"]}
+    assert suspect == {("image", chain.tiles[0].pk), ("catalogue", chain.tiles[0].catalogue.pk)}
 
 
 def test_an_edge_names_only_nodes_that_are_shown_once():
