@@ -1,4 +1,7 @@
-"""Batches, items and their attempts: looked at, steered through `batch.services`, never edited by hand."""
+"""Batches, items and their attempts: looked at, steered through `batch.services`, never edited by hand.
+
+Policies and quarantines are here too, because what is done to them makes batches.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ActionForm
 from django.contrib.auth.models import User
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from batch.blame import lift_and_recompute, plan, reprocess
+from batch.blame import lift_and_recompute, plan, quarantine_and_recompute, reprocess
 from batch.logs import read_log
 from batch.models import OUTPUT_COLUMNS, Attempt, Batch, Item, Output, Pause, Worker
+from batch.policies import activate_policy
 from batch.services import (
     MAX_PRIORITY,
     cancel_batch,
@@ -26,10 +33,15 @@ from batch.services import (
     retry_item,
     set_priority,
 )
-from contimg.admin import EMPTY, FactsAdmin, FactsInline, Steered, badge, change_url, link, links, number
+from contimg.admin import EMPTY, FactsAdmin, FactsInline, Steered, badge, change_url, link, links, number, page
+from contimg.exceptions import ContimgError
+from contimg.models import Grade
 from provenance.models import NODE_COLUMNS, Quarantine
+from qa.models import Policy, Rule, SubjectKind
+from qa.policies import Evaluation, evaluate
 
 LOG_TAIL_BYTES = 20_000
+MOST_CHANGES_SHOWN = 50
 
 
 @admin.display(description="state", ordering="state")
@@ -175,6 +187,12 @@ def _plan(row: Quarantine) -> SafeString:
     )  # fmt: skip
 
 
+class QuarantineForm(forms.Form):
+    kind = forms.ChoiceField(choices=[(kind, kind.replace("_", " ")) for kind in NODE_COLUMNS])
+    id = forms.IntegerField()
+    reason = forms.CharField(widget=forms.Textarea({"rows": 3}), help_text="Who finds it suspect will read it.")
+
+
 @admin.register(Quarantine)
 class QuarantineAdmin(Steered):
     list_display = ["id", "product", "reason", "created_by", "created_at", "lifted_at"]
@@ -197,3 +215,90 @@ class QuarantineAdmin(Steered):
     def reprocess(self, request: HttpRequest, queryset: QuerySet[Quarantine]) -> None:
         owner = cast(User, request.user)
         self.each(request, queryset, lambda row: reprocess(row=row, owner=owner), "are being rebuilt; see the batches")
+
+    def get_urls(self) -> list[Any]:
+        put = self.admin_site.admin_view(self.put_page)
+        return [path("put/", put, name="provenance_quarantine_put"), *super().get_urls()]
+
+    def put_page(self, request: HttpRequest) -> HttpResponse:
+        """Which product is suspect and why; then the row, with what can be rebuilt."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        asked = request.POST if request.method == "POST" else None
+        form = QuarantineForm(asked, initial={name: request.GET.get(name, "") for name in ("kind", "id")})
+        if form.is_valid():
+            said, actor = form.cleaned_data, cast(User, request.user)
+            try:
+                row, _ = quarantine_and_recompute(kind=said["kind"], pk=said["id"], reason=said["reason"], actor=actor)
+            except ContimgError as error:
+                self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
+            else:
+                self.message_user(request, "It and all that was made from it is suspect, and counts nowhere now.")
+                return redirect(change_url(row))
+        return page(self, request, "batch/put_in_quarantine.html", {"title": "Put in quarantine", "form": form})
+
+
+class RuleInline(FactsInline):
+    model = Rule
+    fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "reason"]
+
+
+@admin.display(description="evaluation")
+def _try(policy: Policy) -> SafeString:
+    return format_html('<a href="{}">what it says of what was measured</a>', _try_url(policy, SubjectKind.IMAGE))
+
+
+def _try_url(policy: Policy, kind: str) -> str:
+    return reverse("admin:qa_policy_try", args=[policy.pk, kind])
+
+
+def _shown(found: Evaluation) -> dict[str, Any]:
+    confusion = [(old, [(new, row[new]) for new in Grade.values]) for old, row in found.confusion.items()]
+    changes = found.changes[:MOST_CHANGES_SHOWN]
+    return {"found": found, "grades": Grade.values, "confusion": confusion, "changes": changes}
+
+
+@admin.register(Policy)
+class PolicyAdmin(FactsAdmin):
+    list_display = ["__str__", "is_active", _try, "created_at", "note"]
+    list_filter = ["is_active", "name"]
+    search_fields = ["name", "note"]
+    extra_facts = (_try, links("assessments", "qa.assessment", "policy"))
+    inlines = [RuleInline]
+
+    def get_urls(self) -> list[Any]:
+        tried = self.admin_site.admin_view(self.try_page)
+        return [path("<int:pk>/try/<slug:kind>/", tried, name="qa_policy_try"), *super().get_urls()]
+
+    def try_page(self, request: HttpRequest, pk: int, kind: str) -> HttpResponse:
+        """What it would say of all that was measured, as `policy evaluate`; and the button that activates it."""
+        if kind not in SubjectKind.values:
+            raise Http404
+        policy = get_object_or_404(Policy, pk=pk)
+        may_activate = request.user.has_perm("access.administer") and not policy.is_active
+        if request.method == "POST":
+            if not may_activate:
+                raise PermissionDenied
+            return self._activated(request, policy)
+        shown = {
+            "title": f"{policy}: evaluation", "policy": policy, "policy_url": change_url(policy), "kind": kind,
+            "kinds": [(each, _try_url(policy, each)) for each in SubjectKind.values], "may_activate": may_activate,
+        }  # fmt: skip
+        try:
+            shown |= _shown(evaluate(policy=policy, kind=kind))
+        except ContimgError as error:  # it has no rules for them
+            shown["problem"] = f"{error} [{error.code}]"
+        return page(self, request, "batch/try_policy.html", shown)
+
+    def _activated(self, request: HttpRequest, policy: Policy) -> HttpResponse:
+        try:
+            done = activate_policy(policy=policy, actor=cast(User, request.user))
+        except ContimgError as error:
+            self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
+            return redirect(change_url(policy))
+        self.message_user(
+            request,
+            f"{policy} is active. {done.n_tables} calibration tables were judged again; {len(done.batches)} batches "
+            "judge the images and epochs.",
+        )
+        return redirect("admin:batch_batch_changelist")

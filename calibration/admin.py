@@ -10,7 +10,7 @@ from django.http import HttpRequest
 
 from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from calibration.staff_flags import InvalidAntennaFlag, add, refuse_impossible, withdraw
-from contimg.admin import FactsAdmin, Steered, grade_badge, link, links, number, write_review
+from contimg.admin import FactsAdmin, Steered, grade_badge, link, links, number, put_in_quarantine, write_review
 
 
 @admin.register(Calibrator)
@@ -36,6 +36,7 @@ class FlagTableAdmin(FactsAdmin):
         "created_at",
     ]
     list_select_related = ["measurement_set"]
+    extra_facts = (put_in_quarantine("flag_table"),)
     search_fields = ["measurement_set__name"]
 
 
@@ -60,6 +61,7 @@ class CalibrationTableAdmin(FactsAdmin):
         write_review,
         links("reviews", "qa.review", "calibration_table"),
         links("applied to", "calibration.appliedtable", "table"),
+        put_in_quarantine("calibration_table"),
     )
 
 

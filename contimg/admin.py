@@ -6,12 +6,14 @@ import functools
 import json
 from collections.abc import Callable
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.db import models
 from django.db.models import QuerySet
 from django.db.models.constants import LOOKUP_SEP
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -86,19 +88,6 @@ class Steered(FactsAdmin):
     def has_operate_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("access.operate")
 
-    def each(self, request: HttpRequest, rows: QuerySet[Any], act: Callable[[Any], object], done: str) -> None:
-        """Tell what became of each row; one that cannot be does not keep the others from it."""
-        n, reasons = 0, dict[str, None]()  # what is wrong with all of them is said once
-        for row in rows:
-            try:
-                act(row)
-                n += 1
-            except ContimgError as error:
-                reasons[f"{error} [{error.code}]"] = None
-        for reason in reasons:
-            self.message_user(request, reason, messages.WARNING)
-        self.message_user(request, f"{n} {done}.")
-
 
 class FactsInline(ReadOnly, admin.TabularInline):
     extra = 0
@@ -159,6 +148,23 @@ def preview_picture(image: Any, style: str) -> SafeString | str:
 def write_review(row: Any) -> SafeString:
     """A link to the page on which a reviewer says what he thinks of an image, a calibration table or an epoch."""
     return format_html('<a href="{}">write</a>', reverse("admin:qa_review_write", args=[row._meta.model_name, row.pk]))
+
+
+def put_in_quarantine(kind: str) -> Column:
+    """A link to the page on which an operator says why this product is suspect."""
+
+    @admin.display(description="quarantine")
+    def shown(row: Any) -> SafeString:
+        asked = f"{reverse('admin:provenance_quarantine_put')}?{urlencode({'kind': kind, 'id': row.pk})}"
+        return format_html('<a href="{}">put in quarantine</a>', asked)
+
+    return shown
+
+
+def page(model_admin: admin.ModelAdmin, request: HttpRequest, template: str, shown: dict[str, Any]) -> HttpResponse:
+    """A page of a model's admin that Django has not; `shown` has its title."""
+    context = {**model_admin.admin_site.each_context(request), "opts": model_admin.opts, "media": model_admin.media}
+    return TemplateResponse(request, template, {**context, **shown})
 
 
 def change_url(row: Any) -> str:

@@ -5,7 +5,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from contimg.admin import FactsAdmin, grade_badge, link, links, number, preview_picture, write_review
+from contimg.admin import FactsAdmin, grade_badge, link, links, number, preview_picture, put_in_quarantine, write_review
 from images.models import Image, ImageEdge, MosaicTile
 
 
@@ -46,6 +46,7 @@ class ImageAdmin(FactsAdmin):
         links("reviews", "qa.review", "image"),
         links("comparison", "sources.comparison", "image"),
         links("measurements", "sources.measurement", "image"),
+        put_in_quarantine("image"),
     )
 
     @admin.display(description="preview")

@@ -4,7 +4,17 @@ from django.contrib import admin
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from contimg.admin import EMPTY, FactsAdmin, FactsInline, grade_badge, link, links, number, write_review
+from contimg.admin import (
+    EMPTY,
+    FactsAdmin,
+    FactsInline,
+    grade_badge,
+    link,
+    links,
+    number,
+    put_in_quarantine,
+    write_review,
+)
 from contimg.gates import gates_of
 from observations.models import DataRoot, Epoch, MeasurementSet, SubbandFile, SubbandGroup
 
@@ -34,7 +44,10 @@ class SubbandGroupAdmin(FactsAdmin):
         "is_complete",
     ]
     list_filter = ["is_complete", "observed_at"]
-    extra_facts = (links("measurement sets", "observations.measurementset", "group"),)
+    extra_facts = (
+        links("measurement sets", "observations.measurementset", "group"),
+        put_in_quarantine("subband_group"),
+    )
     inlines = [SubbandFileInline]
 
     @admin.display(description="missing")
@@ -105,4 +118,5 @@ class MeasurementSetAdmin(FactsAdmin):
         links("images", "images.image", "measurement_set"),
         links("tables applied", "calibration.appliedtable", "measurement_set"),
         links("calibrated sets", "observations.measurementset", "calibrated_from"),
+        put_in_quarantine("measurement_set"),
     )

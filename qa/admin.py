@@ -11,7 +11,6 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils import timezone
 from django.utils.html import format_html
@@ -27,7 +26,7 @@ from contimg.admin import (
     change_url,
     grade_badge,
     link,
-    links,
+    page,
     preview_picture,
 )
 from contimg.exceptions import ContimgError
@@ -35,7 +34,7 @@ from images.models import Image
 from observations.models import Epoch
 from qa.agreement import agreements
 from qa.drift import acknowledge, silence
-from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Finding, Policy, Review, Rule
+from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Finding, Review, Rule
 from qa.reviews import VERDICTS, NoSuchSubject, images_of, queue, review, review_epoch, withdraw
 
 
@@ -47,15 +46,6 @@ def _outcome(finding: Finding) -> SafeString:
 class RuleInline(FactsInline):
     model = Rule
     fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "reason"]
-
-
-@admin.register(Policy)
-class PolicyAdmin(FactsAdmin):
-    list_display = ["__str__", "is_active", "created_at", "note"]
-    list_filter = ["is_active", "name"]
-    search_fields = ["name", "note"]
-    extra_facts = (links("assessments", "qa.assessment", "policy"),)
-    inlines = [RuleInline]
 
 
 @admin.register(Rule)
@@ -153,13 +143,13 @@ class ReviewAdmin(FactsAdmin):
         self.each(request, rows, lambda row: withdraw(review=row), "reviews are withdrawn")
 
     def get_urls(self) -> list[Any]:
-        def page(route: str, view: Any, name: str) -> Any:
+        def at(route: str, view: Any, name: str) -> Any:
             return path(route, self.admin_site.admin_view(view), name=name)
 
         return [
-            page("next/", self.next_page, "qa_review_next"),
-            page("agreement/", self.agreement_page, "qa_review_agreement"),
-            page("write/<slug:kind>/<int:pk>/", self.write_page, "qa_review_write"),
+            at("next/", self.next_page, "qa_review_next"),
+            at("agreement/", self.agreement_page, "qa_review_agreement"),
+            at("write/<slug:kind>/<int:pk>/", self.write_page, "qa_review_write"),
             *super().get_urls(),
         ]
 
@@ -179,7 +169,7 @@ class ReviewAdmin(FactsAdmin):
         _reviewer(request)
         found = agreements()
         shown = {"since": found.since, "rows": [*found.reviewers, *found.with_policy]}
-        return self._page(request, "qa/agreement.html", "Agreement of reviewers", shown)
+        return page(self, request, "qa/agreement.html", {"title": "Agreement of reviewers", **shown})
 
     def write_page(self, request: HttpRequest, kind: str, pk: int) -> HttpResponse:
         """Of an image, a calibration table, or all images of an epoch at once; then on to the next of the queue."""
@@ -197,7 +187,7 @@ class ReviewAdmin(FactsAdmin):
             shown["images"] = [subject] if isinstance(subject, Image) else []
             shown["assessment"] = subject.assessments.current().with_findings().first()
             shown["reviews"] = subject.reviews.current().with_reviewer()
-        return self._page(request, "qa/write_review.html", f"Review of {subject}", shown)
+        return page(self, request, "qa/write_review.html", {"title": f"Review of {subject}", **shown})
 
     def _written(self, request: HttpRequest, subject: Any, reviewer: User, said: dict[str, Any]) -> bool:
         """Whether it was; why not is told."""
@@ -212,10 +202,6 @@ class ReviewAdmin(FactsAdmin):
             self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
             return False
         return True
-
-    def _page(self, request: HttpRequest, template: str, title: str, shown: dict[str, Any]) -> HttpResponse:
-        context = {**self.admin_site.each_context(request), "title": title, "opts": self.opts, "media": self.media}
-        return TemplateResponse(request, template, {**context, **shown})
 
 
 def _reviewer(request: HttpRequest) -> User:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Count, Exists, F, Max, Min, OuterRef, Q, Subquery, Sum
+from django.db.models import Count, F, Max, Min, OuterRef, Q, Subquery, Sum
 from django.db.models.functions import Coalesce
 
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
@@ -372,9 +372,10 @@ def withdraw_statistics(*, images: ImageQuerySet) -> int:
     measured = Measurement.objects.filter(image__in=images.order_by().values("pk"))
     if extent["n"] <= FEW_MEASUREMENTS:
         sources = Source.objects.filter(pk__in=measured.forced().order_by().values("source"))
-    else:  # of most of them the first measurement is one: quicker than to read them all
+    else:  # of most of them the first measurement is one: quicker than to read them all, as PostgreSQL would for EXISTS
         near = Source.objects.filter(dec_deg__gte=extent["south"], dec_deg__lte=extent["north"])
-        sources = near.filter(Exists(measured.forced().filter(source=OuterRef("pk"))))
+        first = measured.forced().filter(source=OuterRef("pk")).order_by().values("pk")[:1]
+        sources = near.alias(first=Subquery(first)).filter(first__isnull=False)
     return sources.update(
         n_measurements=0, flux_mean_jy=None, flux_max_jy=None, eta=None, v=None, is_variable=False,
         statistics_reason=WITHDRAWN, is_stale=True,
