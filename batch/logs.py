@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from batch.models import Attempt
 from contimg.products import database_tag, inside
 
 MAX_BYTES = 1_000_000  # in one answer
+CONTINUATION_BYTES = bytes(range(0x80, 0xC0))  # of a UTF-8 character, behind its first
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ def log_path_of(attempt: Attempt) -> Path | None:
 
 
 def read_log(*, attempt: Attempt, offset: int | None = None, most_bytes: int = MAX_BYTES) -> LogPiece:
-    """`most_bytes` from `offset` on, or without one the last `most_bytes`; empty when there is no log (yet)."""
+    """`most_bytes` from `offset` on, or without one the last `most_bytes`; empty when there is no log (yet).
+
+    A character that is written or read half is left to the next piece.
+    """
     has_ended = attempt.outcome != Attempt.Outcome.RUNNING
     path = log_path_of(attempt)
     size, data = 0, b""
@@ -50,5 +55,11 @@ def read_log(*, attempt: Attempt, offset: int | None = None, most_bytes: int = M
             start = max(0, size - most_bytes) if offset is None else min(offset, size)
             file.seek(start)
             data = file.read(most_bytes)
-    end = start + len(data)
-    return LogPiece(attempt.number, start, end, size, has_ended and end >= size, data.decode(errors="replace"))
+    is_final = has_ended and start + len(data) >= size
+    if offset is None and start:
+        whole = data.lstrip(CONTINUATION_BYTES)
+        start, data = start + len(data) - len(whole), whole
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text = decoder.decode(data, final=is_final)
+    end = start + len(data) - len(decoder.getstate()[0])
+    return LogPiece(attempt.number, start, end, size, is_final, text)
