@@ -231,6 +231,18 @@ def publish(source: Path, destination: str) -> str:
     return str(relative)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A file of text outside the products, in place of what was there: who reads has the old one or the new, whole."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync_one(temporary)
+        os.rename(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_one(path.parent)
+
+
 def make_durable(folder: Path) -> None:
     """Before a transaction begins: the disk may be slow, and a transaction keeps others waiting."""
     _sync(folder)

@@ -16,7 +16,14 @@ from tests.batch.installation import skip_or_fail
 
 OPS = Path(settings.BASE_DIR) / "ops"
 UNITS = sorted((OPS / "systemd").glob("*.service"))
-COMMANDS = {"worker": "batch", "watch": "batch", "verify": "provenance", "migrate": "django.core"}
+COMMANDS = {
+    "worker": "batch",
+    "watch": "batch",
+    "night_report": "batch",
+    "drift": "qa",
+    "verify": "provenance",
+    "migrate": "django.core",
+}
 
 
 def values(unit: Path, name: str) -> list[str]:
@@ -46,7 +53,7 @@ def test_each_line_starts_a_command_with_options_it_knows(line):
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_that_run_stages_are_stopped_by_their_supervisor_in_time(unit):
-    if unit.stem in ("contimg-web", "contimg-verify"):
+    if unit.stem in ("contimg-web", "contimg-verify", "contimg-report"):
         return
     assert values(unit, "KillMode") == ["mixed"], "TERM to all would end stages that may finish"
     assert int(values(unit, "TimeoutStopSec")[0]) > settings.CONTIMG_DRAIN_S + 10

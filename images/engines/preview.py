@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import astropy.units as u
@@ -15,6 +16,7 @@ from astropy.wcs.utils import proj_plane_pixel_scales
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon
+from PIL import Image as Picture
 
 from images.engines import fits_cards as cards
 from images.engines.fits import USUAL, Plane, is_usual, largest, open_plane, robust_rms
@@ -31,6 +33,15 @@ CONVERGING_DEG = 75  # declination from which an image's meridians visibly conve
 MERIDIANS_DEG = [minutes / 4 for minutes in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 240)]
 PARALLELS_DEG = [minutes / 60 for minutes in (1 / 60, 1 / 12, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)]
 SOFTENING_RMS = 4  # linear below, logarithmic above
+
+
+def thumbnail(png_path: Path, *, longest_side_px: int) -> bytes:
+    """A preview as a JPEG of some ten kilobytes. Raises OSError for what is not there or no picture."""
+    with Picture.open(png_path) as picture:
+        picture.thumbnail((longest_side_px, longest_side_px))
+        out = BytesIO()
+        picture.convert("RGB").save(out, format="JPEG", quality=80)
+    return out.getvalue()
 
 
 def make_preview(fits_path: Path, png_path: Path, title: str = "") -> None:

@@ -29,10 +29,33 @@ from contimg.products import (
     size_bytes,
     this_process,
     workspace,
+    write_whole,
 )
 from tests.contimg.test_commands import manage
 
 pytestmark = pytest.mark.django_db  # work folders are named after the installation
+
+
+# --- files of text ---------------------------------------------------------------------------------------------------
+def test_a_reader_of_what_is_replaced_has_the_old_text_whole_and_no_other_file_is_left(tmp_path):
+    path = tmp_path / "page.html"
+    before = set(tmp_path.iterdir())
+    write_whole(path, "old")
+    with path.open() as reader:
+        write_whole(path, "new ✕")
+        assert reader.read() == "old"
+    assert path.read_text(encoding="utf-8") == "new ✕"
+    assert set(tmp_path.iterdir()) - before == {path}
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "page.html"
+    before = set(tmp_path.iterdir())
+    write_whole(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "half \udc80")
+    assert path.read_text() == "old"
+    assert set(tmp_path.iterdir()) - before == {path}
 
 
 # --- publishing ------------------------------------------------------------------------------------------------------

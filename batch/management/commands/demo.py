@@ -13,14 +13,17 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 
+from batch.night_facts import Night
+from batch.night_report import default_path, write_night_report
 from contimg.commands import ContimgCommand
 from observations.engines.night_plan import CATALOGUE_FILE, CATALOGUE_HZ, TRUTH_FILE
+from observations.models import SubbandGroup
 from sources.models import Source
 
 
 class Command(ContimgCommand):
     needs_migrated_database = False  # it migrates
-    help = "Simulate six sidereal days of two tiles, process them, compare with the truth, draw a light curve."
+    help = "Simulate six sidereal days of two tiles, process them, compare with the truth, draw a light curve, report."
 
     def handle(self, **options: Any) -> None:
         folder = settings.VAR_DIR / "raw"
@@ -42,10 +45,19 @@ class Command(ContimgCommand):
         variable = Source.objects.variable().order_by("-eta").first()
         if variable is not None:
             call_command("light_curve", variable.name, png=settings.VAR_DIR / "light_curve.png")
+        with self._step("night reports"):
+            self._report_nights()
         processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         peak_bytes = max(resource.getrusage(which).ru_maxrss for which in processes) * 1024
         self.stdout.write(f"\nlargest process {peak_bytes / 1e9:.2f} GB; files are in {settings.VAR_DIR}")
         self._invite()
+
+    def _report_nights(self) -> None:
+        nights = [Night(day.date()) for day in SubbandGroup.objects.datetimes("observed_at", "day")]
+        for night in nights:
+            self.stdout.write(f"   {night}: {write_night_report(night=night, path=default_path(night))['headline']}")
+        if nights:
+            self.stdout.write(f"   open in a browser: {default_path(nights[-1]).resolve().as_uri()}")
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
