@@ -28,7 +28,7 @@ from qa.drift import Point
 PREVIEW_PX = 480
 HOURS = 24
 HOUR_S = 3600
-CELL_PERCENT = 8.2  # of an hour: a tile is 309 s; the page has it too
+CELL_PERCENT = 7.8  # the width of a cell in the page's style: tiles that follow on one another do not overlap
 LETTERS = {
     Grade.EXCELLENT.value: "E",
     Grade.GOOD.value: "G",
@@ -127,7 +127,7 @@ def _cell(tile: Mapping[str, Any], second: int) -> dict[str, Any]:
         "held back with its epoch" if tile["is_epoch_rejected"] else "",
     ]
     return {
-        "left": f"{min(max(100 * second / HOUR_S - CELL_PERCENT / 2, 0), 100 - CELL_PERCENT):.2f}",
+        "left": f"{(100 - CELL_PERCENT) * second / HOUR_S:.2f}",
         "letter": LETTERS[grade] if is_done else OF_STATES[tile["state"]],
         "kind": grade or ("failed" if OF_STATES[tile["state"]] == "✕" else "open"),
         "is_marked": tile["is_suspect"] or tile["is_epoch_rejected"],

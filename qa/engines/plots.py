@@ -171,8 +171,10 @@ def _bars(axes: Axes, antennas: Sequence[AntennaPoint], values: Sequence[float |
             antennas[place].name, (place, value), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8,
             fontweight="bold", parse_math=False,
         )  # fmt: skip
-    if not known:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=INK)
+    little = SMALLEST_RANGE / 10
+    if all(value < little for _, value in known):  # bars that nobody would see
+        words = f"none above {little:g}" if known else "not measured"
+        axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=INK)
 
 
 def _worst(known: Sequence[tuple[int, float]], *, n_places: int) -> list[tuple[int, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image as Picture
 
 from batch.models import State
 from batch.night_facts import WORST, InvalidNight, Night, night_facts, night_figures, night_of
-from batch.night_report import PREVIEW_PX, render
+from batch.night_report import CELL_PERCENT, PREVIEW_PX, render
 from qa.models import Policy
 from tests import factories
 
@@ -172,8 +173,18 @@ def test_each_tile_has_a_letter_beside_its_colour_where_its_minute_is():
     tile(6.5 - 309 / 7200, grade="marginal", name="the tile")  # its middle is at half past six
     cells = re.findall(r'<span class="cell marginal" style="left:([\d.]+)%" title="([^"]*)">M</span>', page())
     ((left, title),) = cells
-    assert float(left) == pytest.approx(50 - 8.2 / 2, abs=0.05)
+    assert float(left) == pytest.approx((100 - CELL_PERCENT) / 2, abs=0.05)
     assert "marginal by policy, rms 0.5 mJy/beam" in title
+
+
+def test_tiles_that_follow_on_one_another_lie_beside_each_other():
+    for number in range(12):
+        tile(number * 309 / 3600)
+    lefts = [float(left) for left in re.findall(r'style="left:([\d.]+)%"', page())]
+    pairs = list(pairwise(lefts[:11]))  # the twelfth is of the next hour
+    assert len(lefts) == 12
+    assert all(later - one > CELL_PERCENT for one, later in pairs)
+    assert max(lefts) + CELL_PERCENT <= 100
 
 
 def test_the_grade_of_a_review_is_the_grade_and_says_so():
