@@ -33,6 +33,7 @@ BEHIND = 6  # values that a step has to hold for
 LIMIT_SIGMA = 6.0
 STEP_SIGMA = 6.0
 LEAST_SCATTER = 0.005  # of the median: that of values which hardly differ is no measure
+LEAST_SCATTER_OF = {"flagged_fraction": 0.005}  # in its own unit, where a healthy series is at zero
 MAD_SIGMA = 1.4826
 MEDIAN_ERROR = math.sqrt(math.pi / 2)
 MOST_POINTS = 20_000
@@ -189,38 +190,38 @@ def points(*, series: str, strip: Strip) -> list[Point]:
         raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
     if strip.antenna and series not in OF_ANTENNAS:
         raise UnknownSeries(f"{series} is not of single antennas; {' and '.join(OF_ANTENNAS)} are.")
-    return judged(SERIES[series](strip)[::-1])
+    return judged(SERIES[series](strip)[::-1], least_scatter=LEAST_SCATTER_OF.get(series, 0.0))
 
 
 # --- limits and steps ------------------------------------------------------------------------------------------------
-def judged(values: Sequence[tuple[datetime, float]]) -> list[Point]:
+def judged(values: Sequence[tuple[datetime, float]], *, least_scatter: float = 0.0) -> list[Point]:
     """Each value beside the control limits of those before it, and whether the series stepped there."""
     figures = [value for _, value in values]
-    contrasts = [_contrast(figures, i) for i in range(len(figures))]
+    contrasts = [_contrast(figures, i, least_scatter) for i in range(len(figures))]
     found = []
     for i, (time, value) in enumerate(values):
         before = figures[max(0, i - BEFORE) : i]
         if len(before) < FEWEST:
             found.append(Point(time, value))
             continue
-        usual, scatter = _usual(before)
+        usual, scatter = _usual(before, least_scatter)
         off = LIMIT_SIGMA * scatter
         found.append(Point(time, value, usual, usual - off, usual + off, len(before), _is_peak(contrasts, i)))
     return found
 
 
-def _usual(values: Sequence[float]) -> tuple[float, float]:
+def _usual(values: Sequence[float], least_scatter: float) -> tuple[float, float]:
     middle = median(values)
     scatter = MAD_SIGMA * median(abs(value - middle) for value in values)
-    return middle, max(scatter, LEAST_SCATTER * abs(middle))
+    return middle, max(scatter, LEAST_SCATTER * abs(middle), least_scatter)
 
 
-def _contrast(values: Sequence[float], i: int) -> float:
+def _contrast(values: Sequence[float], i: int, least_scatter: float) -> float:
     """By how many of its errors the median behind differs from that before; 0 where there are too few."""
     before, behind = values[max(0, i - BEFORE) : i], values[i : i + BEHIND]
     if len(before) < FEWEST or len(behind) < BEHIND:
         return 0.0
-    (usual, scatter), (later, _) = _usual(before), _usual(behind)
+    (usual, scatter), (later, _) = _usual(before, least_scatter), _usual(behind, least_scatter)
     error = MEDIAN_ERROR * scatter * math.sqrt(1 / len(before) + 1 / len(behind))
     return abs(later - usual) / error if error > 0 else 0.0
 

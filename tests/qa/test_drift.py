@@ -75,6 +75,14 @@ def test_noise_alone_is_hardly_ever_out_and_a_step_is_seen_where_it_is():
     assert seen >= 36
 
 
+@pytest.mark.django_db
+def test_a_millionth_of_the_data_flagged_is_no_drift_where_usually_none_is():
+    for number, fraction in enumerate([0.0] * 12 + [4e-6, 0.02, 0.2]):
+        FlagTableFactory(measurement_set__group__started_at=at(number), flagged_fraction=fraction)
+    found = points(series="flagged_fraction", strip=STRIP)
+    assert [one.is_out for one in found[-3:]] == [False, False, True]
+
+
 def test_a_series_without_scatter_has_limits_too():
     found = judged([(at(number), 1.0) for number in range(20)] + [(at(20), 1.02), (at(21), 1.04)])
     assert [one.is_out for one in found[-2:]] == [False, True]
