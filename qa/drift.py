@@ -9,10 +9,12 @@ last values only, so a slow change moves the limits with it and a fast one is to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from statistics import median
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -37,6 +39,9 @@ LEAST_SCATTER_OF = {"flagged_fraction": 0.005}  # in its own unit, where a healt
 MAD_SIGMA = 1.4826
 MEDIAN_ERROR = math.sqrt(math.pi / 2)
 MOST_POINTS = 20_000
+# What the limits of the first values rest on. A strip has a tile every five minutes and few calibrators a day.
+FEW_DAYS = timedelta(days=3)
+LEARNT_FROM = dict.fromkeys(("calibration_amplitude", "phase_scatter_deg"), timedelta(days=30))
 MOST_NOTE_CHARACTERS = 500
 
 
@@ -88,6 +93,7 @@ class Point:
 
 
 Values = list[tuple[datetime, float]]  # the newest first
+OfAntennas = dict[str, Values]
 
 
 # --- the series ----------------------------------------------------------------------------------------------------
@@ -126,38 +132,42 @@ def _rms_over_thermal(strip: Strip) -> Values:
 
 
 def _flagged_fraction(strip: Strip) -> Values:
-    """Of the tile, or of one antenna in it."""
+    return _known(_flag_tables(strip, "flagged_fraction"))
+
+
+def _flagged_fraction_of_antennas(strip: Strip) -> OfAntennas:
+    return _by_antenna(_flag_tables(strip, "antenna_fractions"))
+
+
+def _flag_tables(strip: Strip, column: str) -> QuerySet[FlagTable, Any]:
     rows = FlagTable.objects.filter(
         measurement_set__is_current=True,
         measurement_set__pointing_dec_deg__range=strip.dec_range,
         measurement_set__observed_at__gte=strip.observed_from,
         measurement_set__observed_at__lt=strip.observed_until,
     ).order_by("-measurement_set__observed_at", "-id")
-    columns = ("measurement_set__observed_at", "flagged_fraction", "antenna_fractions")
-    found = [
-        (time, of_antennas.get(strip.antenna) if strip.antenna else of_all)
-        for time, of_all, of_antennas in rows.values_list(*columns)[:MOST_POINTS]
-    ]
-    return _known(found)
+    return rows.values_list("measurement_set__observed_at", column)[:MOST_POINTS]
 
 
 def _calibration_amplitude(strip: Strip) -> Values:
-    return _of_tables(strip, CalibrationTable.Kind.GAIN, lambda metrics: metrics.get("median_amplitude"))
+    tables = _tables(strip, CalibrationTable.Kind.GAIN)
+    return _known((time, metrics.get("median_amplitude")) for time, metrics in tables)
 
 
 def _phase_scatter_deg(strip: Strip) -> Values:
-    """Of the bandpass, or of one antenna's."""
-
-    def of(metrics: dict) -> float | None:
-        if not strip.antenna:
-            return metrics.get("phase_scatter_deg")
-        named = (one for one in metrics.get("antennas", []) if one["antenna"] == strip.antenna)
-        return next((one["phase_scatter_deg"] for one in named), None)
-
-    return _of_tables(strip, CalibrationTable.Kind.BANDPASS, of)
+    """Of the bandpass."""
+    tables = _tables(strip, CalibrationTable.Kind.BANDPASS)
+    return _known((time, metrics.get("phase_scatter_deg")) for time, metrics in tables)
 
 
-def _of_tables(strip: Strip, kind: str, figure: Callable[[dict], float | None]) -> Values:
+def _phase_scatter_deg_of_antennas(strip: Strip) -> OfAntennas:
+    return _by_antenna(
+        (time, {one["antenna"]: one["phase_scatter_deg"] for one in metrics.get("antennas", [])})
+        for time, metrics in _tables(strip, CalibrationTable.Kind.BANDPASS)
+    )
+
+
+def _tables(strip: Strip, kind: str) -> QuerySet[CalibrationTable, Any]:
     tables = CalibrationTable.objects.filter(
         kind=kind,
         is_retired=False,
@@ -165,8 +175,15 @@ def _of_tables(strip: Strip, kind: str, figure: Callable[[dict], float | None]) 
         solved_at__gte=strip.observed_from,
         solved_at__lt=strip.observed_until,
     ).order_by("-solved_at", "-id")
-    rows = tables.values_list("solved_at", "metrics")[:MOST_POINTS]
-    return _known((time, figure(metrics)) for time, metrics in rows)
+    return tables.values_list("solved_at", "metrics")[:MOST_POINTS]
+
+
+def _by_antenna(rows: Iterable[tuple[datetime | None, Mapping[str, float | None]]]) -> OfAntennas:
+    found: defaultdict[str, list[tuple[datetime | None, float | None]]] = defaultdict(list)
+    for time, values in rows:
+        for antenna, value in values.items():
+            found[antenna].append((time, value))
+    return {antenna: _known(values) for antenna, values in sorted(found.items())}
 
 
 def _known(found: Iterable[tuple[datetime | None, float | None]]) -> Values:
@@ -181,7 +198,10 @@ SERIES: dict[str, Callable[[Strip], Values]] = {
     "calibration_amplitude": _calibration_amplitude,
     "phase_scatter_deg": _phase_scatter_deg,
 }
-OF_ANTENNAS = ("flagged_fraction", "phase_scatter_deg")
+OF_ANTENNAS: dict[str, Callable[[Strip], OfAntennas]] = {
+    "flagged_fraction": _flagged_fraction_of_antennas,
+    "phase_scatter_deg": _phase_scatter_deg_of_antennas,
+}
 
 
 def points(*, series: str, strip: Strip) -> list[Point]:
@@ -190,7 +210,12 @@ def points(*, series: str, strip: Strip) -> list[Point]:
         raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
     if strip.antenna and series not in OF_ANTENNAS:
         raise UnknownSeries(f"{series} is not of single antennas; {' and '.join(OF_ANTENNAS)} are.")
-    return judged(SERIES[series](strip)[::-1], least_scatter=LEAST_SCATTER_OF.get(series, 0.0))
+    values = OF_ANTENNAS[series](strip).get(strip.antenna, []) if strip.antenna else SERIES[series](strip)
+    return _judged(series, values)
+
+
+def _judged(series: str, values: Values) -> list[Point]:
+    return judged(values[::-1], least_scatter=LEAST_SCATTER_OF.get(series, 0.0))
 
 
 # --- limits and steps ------------------------------------------------------------------------------------------------
@@ -235,18 +260,29 @@ def _is_peak(contrasts: Sequence[float], i: int) -> bool:
 # --- alerts ----------------------------------------------------------------------------------------------------------
 @transaction.atomic
 def raise_alerts(*, strip: Strip, since: datetime) -> list[Alert]:
-    """Of all series of a strip, for what left its limits or stepped since a time. The same again raises nothing new.
+    """Of all series of a strip and of its antennas, for what left its limits or stepped since a time.
 
-    None while the series is silenced. Returns the new ones.
+    Of values that stay outside of their limits the first is told. The same again raises nothing new, and none is raised
+    while the series is silenced. Returns the new ones.
     """
-    new = []
+    new: list[Alert] = []
     for name in SERIES:
-        for point in points(series=name, strip=strip):
-            kinds = [Alert.Kind.STEP] * point.is_step + [Alert.Kind.LIMIT] * point.is_out
-            if point.observed_at < since or point.expected is None:
-                continue
-            new += [alert for kind in kinds if (alert := _raise(name, strip, point, point.expected, kind))]
+        learnt = replace(strip, observed_from=since - LEARNT_FROM.get(name, FEW_DAYS))
+        new += _alerts(name, strip, points(series=name, strip=learnt), since)
+        if name in OF_ANTENNAS:
+            for antenna, values in OF_ANTENNAS[name](learnt).items():
+                new += _alerts(name, replace(strip, antenna=antenna), _judged(name, values), since)
     return new
+
+
+def _alerts(name: str, strip: Strip, found: Sequence[Point], since: datetime) -> Iterator[Alert]:
+    was_out = False
+    for point in found:
+        kinds = [Alert.Kind.STEP] * point.is_step + [Alert.Kind.LIMIT] * (point.is_out and not was_out)
+        was_out = point.is_out
+        if point.observed_at < since or point.expected is None:
+            continue
+        yield from (alert for kind in kinds if (alert := _raise(name, strip, point, point.expected, kind)))
 
 
 def _raise(name: str, strip: Strip, point: Point, expected: float, kind: Alert.Kind) -> Alert | None:

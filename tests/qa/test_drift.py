@@ -155,6 +155,38 @@ def test_suspect_tiles_are_in_no_series(jumped):
     assert raise_alerts(strip=STRIP, since=NIGHT) == []
 
 
+def test_of_values_that_stay_outside_the_first_is_told(jumped):
+    Image.objects.filter(observed_at__gte=at(20)).update(rms_jy_per_beam=0.002)
+    alerts = raise_alerts(strip=STRIP, since=NIGHT)
+    limit, step = sorted(alerts, key=lambda alert: alert.kind)
+    assert (limit.kind, limit.observed_at, step.kind) == ("limit", at(20), "step")
+    assert abs(step.observed_at - at(20)) <= at(3) - at(0)
+
+
+def test_an_antenna_that_differs_from_itself_is_named(db):
+    for number in range(24):
+        raw = MeasurementSetFactory(observed_at=at(number), pointing_dec_deg=16.1)
+        fractions = {"7": 0.01, "8": 0.9 if number >= 15 else 0.01}
+        FlagTableFactory(measurement_set=raw, flagged_fraction=0.02, antenna_fractions=fractions)
+    alerts = raise_alerts(strip=STRIP, since=NIGHT)
+    assert {(one.series, one.antenna) for one in alerts} == {("flagged_fraction", "8")}
+    assert sorted(one.kind for one in alerts) == ["limit", "step"]
+    assert min(one.observed_at for one in alerts) == at(15)
+    assert raise_alerts(strip=STRIP, since=NIGHT) == []
+
+
+def test_few_calibrators_a_day_have_limits_too(db):
+    for day in range(12):
+        antennas = [{"antenna": "8", "phase_scatter_deg": 60.0 if day == 11 else 5.0}]
+        CalibrationTableFactory(
+            kind="B", solved_at=NIGHT + timedelta(days=day), dec_deg=16.1,
+            metrics={"phase_scatter_deg": 5.0, "antennas": antennas},
+        )  # fmt: skip
+    last = NIGHT + timedelta(days=11)
+    (alert,) = raise_alerts(strip=Strip(16.1, last, last + timedelta(hours=1)), since=last)
+    assert (alert.series, alert.antenna, alert.value) == ("phase_scatter_deg", "8", 60.0)
+
+
 def test_what_was_before_is_not_told_again(jumped):
     assert raise_alerts(strip=STRIP, since=at(21)) == []
 

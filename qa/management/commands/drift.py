@@ -13,7 +13,6 @@ from qa.drift import Strip, raise_alerts, strips
 from qa.models import Alert
 from qa.serializers import AlertSerializer
 
-LEARNT_FROM = timedelta(days=3)  # what the limits of the first values rest on
 AGAIN = timedelta(hours=6)  # a step at the end of what was looked at before shows only now
 
 
@@ -31,8 +30,8 @@ class Command(ContimgCommand):
     def handle(self, *, observed_from: datetime, observed_until: datetime, as_json: bool, **options: Any) -> None:
         new: list[Alert] = []
         for dec_deg in strips(observed_from=observed_from, observed_until=observed_until):
-            strip = Strip(dec_deg, observed_from - LEARNT_FROM, observed_until)
-            new += raise_alerts(strip=strip, since=observed_from - AGAIN)
+            since = observed_from - AGAIN
+            new += raise_alerts(strip=Strip(dec_deg, since, observed_until), since=since)
         if as_json:
             self.stdout.write(json.dumps(AlertSerializer(new, many=True).data, cls=DjangoJSONEncoder))
             return
