@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ class Night:
 
 def nights_of(seed: int, kinds: list[str], array: list[str], folder: Path) -> Iterator[dict]:
     """The rows of the result of a seed. All nights are in one place, for the database knows its raw files by it."""
-    place, empty, healthy = (folder / f"seed-{seed}" / name for name in ("night", "empty", "healthy"))
+    place, empty, healthy = (folder / f"contimg-failures-{seed}" / name for name in ("night", "empty", "healthy"))
     shutil.rmtree(place.parent, ignore_errors=True)
     night = Night(place, seed, array)
     for kind in ("", *kinds):
@@ -240,7 +241,7 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--antennas", type=int, default=40)
     parser.add_argument("--channels", type=int, default=2, help="per subband")
     parser.add_argument("--processes", type=int, default=1, help="seeds at a time")
-    parser.add_argument("--folder", type=Path, default=Path("failures"), help="where some GB are free")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where some GB are free")
     parser.add_argument("--out", type=Path, default=Path("failures.jsonl"), help="added to; nights in it are left out")
     return parser.parse_args(argv)
 
