@@ -27,6 +27,7 @@ from observations.models import Epoch, MeasurementSet
 
 if TYPE_CHECKING:
     from calibration.engines.model import CalibratorModel
+    from images.engines.antenna_gains import AntennaGain
     from images.engines.fits import FitsFacts
     from images.engines.imager import CleanResult, ImagingParameters
 
@@ -45,6 +46,7 @@ class MadeTile:
     rms_jy_per_beam: float | None
     thermal_rms_jy_per_beam: float
     peeled: tuple[str, ...]
+    antenna_gains: list[AntennaGain]
 
 
 def imaging_parameters(**chosen: Any) -> ImagingParameters:
@@ -96,7 +98,7 @@ def make_tile(*, measurement_set: MeasurementSet, parameters: ImagingParameters,
 
     path = product_path(measurement_set.path)
     calibrators = [m for m in calibrators_in(measurement_set=measurement_set) if m.response >= PEEL_ABOVE_RESPONSE]
-    clean = image_with_calibrators(
+    clean, gains = image_with_calibrators(
         imager=configured_imager(),
         measurement_set=path,
         calibrators=_models(calibrators),
@@ -126,6 +128,7 @@ def make_tile(*, measurement_set: MeasurementSet, parameters: ImagingParameters,
             measurement_set=measurement_set, n_effective_visibilities=clean.n_effective_visibilities
         ),
         peeled=tuple(match.calibrator.name for match in calibrators),
+        antenna_gains=gains,
     )
 
 
@@ -188,6 +191,8 @@ def record_tile(*, measurement_set: MeasurementSet, made: MadeTile) -> Image:
                 "clean_threshold_jy_per_beam": clean.clean_threshold_jy_per_beam,
                 "n_effective_visibilities": clean.n_effective_visibilities,
                 "calibrators_restored": list(made.peeled),
+                "lowest_jy_per_beam": made.flat_noise.lowest_jy_per_beam,
+                "antenna_gains": [dataclasses.asdict(gain) for gain in made.antenna_gains],
             },
             # Until its epoch is judged again the verdict on it holds for this version too.
             "is_epoch_rejected": epoch is not None and epoch.grade == Grade.POOR and not epoch.is_lenient,

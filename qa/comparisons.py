@@ -62,7 +62,14 @@ def measured_comparison(image: Image) -> Measured:
         row = Comparison(n_expected=0, n_matched=0, reason=NOT_COMPARED)
     metrics: Figures = {}
     skipped: Reasons = {}
-    for figures, reasons in (_ratio(row), _step(row, image), _gradient(row), _offset(row, image), _completeness(row)):
+    for figures, reasons in (
+        _ratio(row),
+        _step(row, image),
+        _gradient(row),
+        _offset(row, image),
+        _completeness(row),
+        _plausibility(row, image),
+    ):
         metrics |= figures
         skipped |= reasons
     return Measured(metrics, skipped)
@@ -142,3 +149,19 @@ def _completeness(row: Comparison) -> tuple[Figures, Reasons]:
         reason = row.reason or too_few(n, FEWEST_EXPECTED, "sources")
         return {**stored, "completeness": None}, {"completeness": reason}
     return {**stored, "completeness": row.completeness}, {}
+
+
+def _plausibility(row: Comparison, image: Image) -> tuple[Figures, Reasons]:
+    """The image's peak beside the brightest that the catalogue has there, and what was measured beside that peak."""
+    peak = image.peak_jy_per_beam
+    over = {
+        "peak_over_expected": (peak, row.brightest_expected_jy),
+        "expected_over_peak": (row.brightest_alone_jy, peak),
+        "brightest_over_peak": (row.brightest_measured_jy, peak),
+    }
+    figures: Figures = {
+        name: above / below if above is not None and below is not None and below > 0 else None
+        for name, (above, below) in over.items()
+    }
+    reason = row.reason or "the image has no peak or the catalogue no source there"
+    return figures, {name: reason for name, value in figures.items() if value is None}

@@ -15,15 +15,18 @@ METRICS: dict[str, frozenset[str]] = {
         (
             "dynamic_range", "rms_over_thermal", "finite_fraction", "rms_jy_per_beam", "peak_jy_per_beam",
             "rms_over_strip", "strip_rms_jy_per_beam", "strip_rms_jy_per_beam_n", "beam_over_strip",
-            "strip_bmaj_arcsec", "strip_bmaj_arcsec_n", "duty_fraction", *SKY, "flux_ratio_certainly_off",
+            "strip_bmaj_arcsec", "strip_bmaj_arcsec_n", "duty_fraction", "flagged_fraction", "strip_flagged_fraction",
+            "strip_flagged_fraction_n", "flagged_above_strip", *SKY, "flux_ratio_certainly_off",
             "flux_ratio_max", "astrometric_offset_arcsec", "astrometric_offset_over_beam",
+            "peak_over_expected", "expected_over_peak", "brightest_over_peak", "negative_excess_over_peak",
+            "worst_antenna_gain_off", "antenna_gain_scatter",
         )
     ),
     SubjectKind.CALIBRATION_TABLE: frozenset(
         (
             "flagged_fraction", "median_snr", "median_amplitude", "phase_scatter_deg",
             "worst_window_flagged_fraction", "worst_window_bad_channel_fraction",
-            "worst_antenna_flagged_fraction", "worst_antenna_phase_scatter_deg",
+            "worst_antenna_flagged_fraction", "worst_antenna_phase_scatter_deg", "worst_antenna_time_phase_scatter_deg",
         )
     ),
     SubjectKind.EPOCH: frozenset(

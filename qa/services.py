@@ -21,6 +21,7 @@ from qa.models import Assessment, Finding, Policy, Rule, SubjectKind
 from qa.reviews import settle_grade
 from qa.rules import Measured, judge, known
 from qa.strips import measured_beside_strip
+from qa.tiles import measured_of_tile
 from sources.models import Source
 from sources.services import lock_sources, refresh_statistics
 
@@ -92,9 +93,9 @@ def measured_of_image(image: Image) -> Measured:
         "rms_jy_per_beam": rms,
         "peak_jy_per_beam": peak,
     }
-    compared, beside = measured_comparison(image), measured_beside_strip(image)
-    metrics |= {**compared.metrics, **beside.metrics}
-    skipped, reach = {**compared.skipped, **beside.skipped}, {}
+    compared, beside, of_tile = measured_comparison(image), measured_beside_strip(image), measured_of_tile(image)
+    metrics |= {**compared.metrics, **beside.metrics, **of_tile.metrics}
+    skipped, reach = {**compared.skipped, **beside.skipped, **of_tile.skipped}, {}
     if thermal is None and image.kind in NO_THERMAL_NOISE:
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
     healthy = _healthy_dynamic_range(image)
@@ -103,7 +104,7 @@ def measured_of_image(image: Image) -> Measured:
             healthy,
             f"the brightest source here gives a healthy image a dynamic range of {healthy:.0f}",
         )
-    return Measured(metrics, skipped, reach)
+    return Measured(metrics, skipped, reach, of_tile.where)
 
 
 def _healthy_dynamic_range(image: Image) -> float | None:
@@ -157,8 +158,8 @@ def measured_of_table(table: CalibrationTable) -> Measured:
     }
     where: dict[str, str] = {}
     antennas = stored.get("antennas") or []
-    for name in ("flagged_fraction", "phase_scatter_deg"):
-        figures = [(one[name], one["antenna"]) for one in antennas if one[name] is not None]
+    for name in ("flagged_fraction", "phase_scatter_deg", "time_phase_scatter_deg"):
+        figures = [(one[name], one["antenna"]) for one in antennas if one.get(name) is not None]
         value, antenna = max(figures, default=(None, ""))
         metrics[f"worst_antenna_{name}"] = value
         if antenna:
@@ -169,11 +170,11 @@ def measured_of_table(table: CalibrationTable) -> Measured:
         if worst:
             where[f"worst_window_{name}"] = f"window {worst['subband']}"
     skipped = {}
+    too_old = "it was solved by a version that kept no such figure of each antenna"
     if "antennas" not in stored:
-        skipped = dict.fromkeys(
-            (name for name in metrics if name.startswith("worst_antenna_")),
-            "it was solved by a version that kept no figures of each antenna",
-        )
+        skipped = {name: too_old for name in metrics if name.startswith("worst_antenna_")}
+    elif not any("time_phase_scatter_deg" in one for one in antennas):
+        skipped["worst_antenna_time_phase_scatter_deg"] = too_old
     if table.kind == CalibrationTable.Kind.GAIN:
         reason = "a gain table has one value for all channels"
         skipped = {name: reason for name in metrics if name.startswith(("phase_", "worst_"))}

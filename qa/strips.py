@@ -8,6 +8,7 @@ from qa.comparisons import Figures, Reasons, no_strip, strip_median
 from qa.rules import Measured
 
 BESIDE = (("rms_over_strip", "rms_jy_per_beam"), ("beam_over_strip", "bmaj_arcsec"))
+NO_FLAGS = "only a tile has flags, and where its calibrated set says how many"
 NO_TILE = "only a tile has a number of integrations and subbands that it should have"
 
 
@@ -22,6 +23,12 @@ def measured_beside_strip(image: Image) -> Measured:
         metrics[name] = value / usual if usual and value is not None else None
         if not usual:
             skipped[name] = no_strip(image, n)
+    flagged = image.measurement_set.flagged_fraction if image.measurement_set else None
+    usual, n = strip_median(image=image, column="measurement_set__flagged_fraction")
+    metrics |= {"flagged_fraction": flagged, "strip_flagged_fraction": usual, "strip_flagged_fraction_n": float(n)}
+    metrics["flagged_above_strip"] = flagged - usual if usual is not None and flagged is not None else None
+    if metrics["flagged_above_strip"] is None:
+        skipped["flagged_above_strip"] = NO_FLAGS if flagged is None else no_strip(image, n)
     metrics["duty_fraction"] = _duty_fraction(image)
     if metrics["duty_fraction"] is None:
         skipped["duty_fraction"] = NO_TILE

@@ -151,6 +151,11 @@ class Comparison(models.Model):
     matches = models.JSONField(
         default=list, help_text="[row, ra_deg, dec_deg, expected_jy, flux_jy, flux_err_jy] of each expected source."
     )
+    brightest_expected_jy = models.FloatField(
+        null=True, help_text="Apparent flux of the brightest source that the catalogue has in the image."
+    )
+    brightest_alone_jy = models.FloatField(null=True, help_text="The same of the sources with a flux ratio.")
+    brightest_measured_jy = models.FloatField(null=True, help_text="What was measured of the brightest of these.")
     reason = models.CharField(max_length=300, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -76,7 +76,7 @@ def solve(
     Raises AllFlagged when nothing is left to solve on, NoSolution when no antenna could be solved.
     """
     header = read_header(measurement_set)
-    coherency, weight = _accumulate(measurement_set, flag_table, model, pointing_dec_deg, header, field)
+    coherency, weight, power, number = _accumulate(measurement_set, flag_table, model, pointing_dec_deg, header, field)
     if not weight.any():
         raise AllFlagged("All visibilities of the calibrator's tile are flagged; it cannot calibrate.")
     reference = _reference_antenna(header, weight, parameters.reference_antenna)
@@ -86,11 +86,14 @@ def solve(
     bandpass, level = _normalise(bandpass)
     corrected, corrected_weight = _average_channels(coherency, weight, bandpass)
     gain = _solution(corrected, corrected_weight, reference, parameters, start=level)
+    unsteady = time_phase_scatter_deg(coherency, weight, power, number)
     tables = []
     for kind, solution in (("B", bandpass), ("G", gain)):
         path = output_folder / f"{kind}.cal"
         checksum = write_table(path, kind, solution, header, reference, model.name)
-        tables.append(SolvedTable(kind=kind, path=path, checksum=checksum, metrics=_metrics(solution, header, kind)))
+        tables.append(
+            SolvedTable(kind=kind, path=path, checksum=checksum, metrics=_metrics(solution, header, kind, unsteady))
+        )
     return SolvedSet(reference_antenna=header.antenna_names[reference], tables=tuple(tables))
 
 
@@ -101,12 +104,16 @@ def _accumulate(
     pointing_dec_deg: float,
     header: Header,
     field: FieldModel | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over time of w V conj(M) and w |M|^2, shape (antenna, antenna, channel, polarization), both triangles."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sums over time, shape (antenna, antenna, channel, polarization), both triangles.
+
+    Of w V conj(M), of w |M|^2, of w |V|^2, and the number of visibilities.
+    """
     amplitude = model.flux_jy(header.frequency_hz) * beam_response(model, header, pointing_dec_deg)
     n = len(header.antenna_names)
     shape = (n, n, header.frequency_hz.size, 2)
     coherency, weight = np.zeros(shape, np.complex64), np.zeros(shape, np.float32)
+    power, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint16)
     for rows in read_rows(path):
         flags = rows.flags | read_flags(flag_table, rows.first_row, rows.data.shape[0])
         row_weight = np.where(flags | ~rows.is_cross[:, None, None], 0, rows.weights)
@@ -119,7 +126,14 @@ def _accumulate(
             pair = rows.antenna1[own], rows.antenna2[own]
             coherency[pair] += row_weight[own] * rows.data[own] * predicted[own].conj()
             weight[pair] += row_weight[own] * np.abs(predicted[own]) ** 2
-    return coherency + np.conj(np.swapaxes(coherency, 0, 1)), weight + np.swapaxes(weight, 0, 1)
+            power[pair] += row_weight[own] * np.abs(rows.data[own]) ** 2
+            number[pair] += row_weight[own] > 0
+    return (
+        coherency + np.conj(np.swapaxes(coherency, 0, 1)),
+        weight + np.swapaxes(weight, 0, 1),
+        power + np.swapaxes(power, 0, 1),
+        number + np.swapaxes(number, 0, 1),
+    )
 
 
 def _reference_antenna(header: Header, weight: np.ndarray, wanted: str) -> int:
@@ -209,7 +223,30 @@ def _average_channels(coherency: np.ndarray, weight: np.ndarray, bandpass: Solut
     return top, bottom
 
 
-def _metrics(solution: Solution, header: Header, kind: str) -> dict:
+def time_phase_scatter_deg(
+    coherency: np.ndarray, weight: np.ndarray, power: np.ndarray, number: np.ndarray
+) -> np.ndarray:
+    """How the phase of each antenna scatters from integration to integration, shape (antenna,); NaN without data.
+
+    A solution over the whole tile does not show it: phases that scatter by s leave exp(-s^2/2) of the amplitude. What
+    they take from the mean is found in the power of the visibilities: beyond the noise, which is the median of all
+    baselines, the share 1 - exp(-s^2) of a baseline's power is not in its mean. An antenna's share is the median of
+    its baselines'.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        in_mean = np.where(weight > 0, np.abs(coherency) ** 2 / weight, 0).sum(axis=(2, 3), dtype=float)
+        freedom = np.where(number > 1, number - 1.0, 0).sum(axis=(2, 3))
+        left = np.where(number > 1, power, 0).sum(axis=(2, 3), dtype=float) - in_mean
+        noise = np.nanmedian(np.where(freedom > 0, left / freedom, np.nan)) if freedom.any() else np.nan
+        lost = left - noise * freedom
+        share = np.where(freedom > 0, lost / (lost + in_mean), np.nan)
+        known = np.flatnonzero(np.isfinite(share).any(axis=1))
+        scatter = np.full(len(share), np.nan)
+        scatter[known] = np.sqrt(-np.log1p(-np.clip(np.nanmedian(share[known], axis=1), 0, 0.999)))
+    return np.degrees(scatter)
+
+
+def _metrics(solution: Solution, header: Header, kind: str, unsteady_deg: np.ndarray) -> dict:
     """What the assessment judges; amplitude and phase statistics are of unflagged solutions only."""
     used = ~solution.flags.all(axis=(1, 2))
     in_data = solution.snr.max(axis=(1, 2)) > 0
@@ -224,12 +261,15 @@ def _metrics(solution: Solution, header: Header, kind: str) -> dict:
     }
     if kind != "G":
         metrics["spectral_windows"] = _spectral_windows(solution, header, in_data)
-        metrics["antennas"] = _antennas(solution, header, in_data)
+        metrics["antennas"] = _antennas(solution, header, in_data, unsteady_deg)
     return metrics
 
 
-def _antennas(solution: Solution, header: Header, in_data: np.ndarray) -> list[dict]:
-    """Of each antenna with data: its flagged fraction and phase scatter, None where too few solutions are left."""
+def _antennas(solution: Solution, header: Header, in_data: np.ndarray, unsteady_deg: np.ndarray) -> list[dict]:
+    """Of each antenna with data: its flagged fraction and phase scatter over channels and over time.
+
+    None where too few solutions are left.
+    """
     figures = []
     for index in np.flatnonzero(in_data):
         of_one = slice(index, index + 1)
@@ -239,6 +279,9 @@ def _antennas(solution: Solution, header: Header, in_data: np.ndarray) -> list[d
                 "antenna": header.antenna_names[index],
                 "flagged_fraction": float(own.flags.mean()),
                 "phase_scatter_deg": phase_scatter_deg(own, header.frequency_hz),
+                "time_phase_scatter_deg": float(unsteady_deg[index])
+                if np.isfinite(unsteady_deg[index]) and not own.flags.all()
+                else None,
             }
         )
     return figures

@@ -129,6 +129,7 @@ class FitsFacts:
     observed_at: datetime | None
     rms_jy_per_beam: float | None  # 1.4826 x MAD; None when the unit is not known
     peak_jy_per_beam: float | None
+    lowest_jy_per_beam: float | None  # of the finite pixels
     finite_fraction: float
     notes: tuple[str, ...]
 
@@ -219,7 +220,7 @@ def read_facts(path: Path) -> FitsFacts:
         unit = str(plane.header.get("BUNIT", "")).strip()
         factor = cards.jy_per_beam_factor(unit, has_beam=beam is not None, notes=notes)
         frequency_hz, bandwidth_hz = cards.frequency(plane.header, notes)
-        finite_fraction, peak, rms = _measure(path, plane, notes)
+        finite_fraction, peak, lowest, rms = _measure(path, plane, notes)
         centre, radius_deg, edges = _position(path, plane)
         return FitsFacts(
             checksum=_checksum(plane),
@@ -238,6 +239,7 @@ def read_facts(path: Path) -> FitsFacts:
             observed_at=cards.observed_at(plane.header, notes),
             rms_jy_per_beam=_in_jy_per_beam(rms, factor, "rms", notes),
             peak_jy_per_beam=_in_jy_per_beam(peak, factor, "peak", notes),
+            lowest_jy_per_beam=_in_jy_per_beam(lowest, factor, "lowest pixel", notes),
             finite_fraction=finite_fraction,
             notes=tuple(notes),
         )
@@ -458,15 +460,16 @@ def _beams_table(hdus: fits.HDUList, header: fits.Header) -> fits.FITS_rec | Non
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------
-def _measure(path: Path, plane: Plane, notes: list[str]) -> tuple[float, float, float | None]:
-    """Finite fraction, peak and robust rms, the last two in the file's unit."""
+def _measure(path: Path, plane: Plane, notes: list[str]) -> tuple[float, float, float, float | None]:
+    """Finite fraction, highest and lowest pixel and robust rms, the last three in the file's unit."""
     n_pixels = plane.width_px * plane.height_px
     step = _sampling_step(n_pixels, plane.width_px)
-    n_finite, peak, samples, offset = 0, -math.inf, [], 0
+    n_finite, peak, lowest, samples, offset = 0, -math.inf, math.inf, [], 0
     for block in plane.blocks():
         finite = np.isfinite(block)
         n_finite += int(finite.sum())
         peak = max(peak, float(block.max(initial=-math.inf, where=finite)))
+        lowest = min(lowest, float(block.min(initial=math.inf, where=finite)))
         sample = block.ravel()[-offset % step :: step]
         sample = sample[np.isfinite(sample)]
         samples.append(sample.astype(np.float32) if is_usual(largest(sample)) else sample)
@@ -476,7 +479,7 @@ def _measure(path: Path, plane: Plane, notes: list[str]) -> tuple[float, float, 
     rms = robust_rms(np.concatenate(samples)) or None
     if rms is None:
         notes.append("More than half of the pixels have the same value; the noise is unknown.")
-    return n_finite / n_pixels, peak, rms
+    return n_finite / n_pixels, peak, lowest, rms
 
 
 def _in_jy_per_beam(value: float | None, factor: float | None, what: str, notes: list[str]) -> float | None:

@@ -16,6 +16,7 @@ from astropy.wcs import WCS
 
 from calibration.engines.field_model import subtract
 from calibration.engines.model import CalibratorModel
+from images.engines.antenna_gains import AntennaGain, antenna_gains
 from images.engines.clean import Beam
 from images.engines.embedded import clean_components
 from images.engines.fits_header import celestial_header
@@ -31,21 +32,28 @@ def image_with_calibrators(
     output_folder: Path,
     parameters: ImagingParameters,
     threads: int,
-) -> CleanResult:
-    """As `imager.make`, with the calibrators subtracted before and restored after."""
-    if not calibrators:
-        return imager.make(
-            measurement_set=measurement_set, output_folder=output_folder, parameters=parameters, threads=threads
+) -> tuple[CleanResult, list[AntennaGain]]:
+    """As `imager.make`, with the calibrators subtracted before and restored after; and the gains of antennas."""
+    imaged, fluxes = measurement_set, []
+    if calibrators:
+        imaged = output_folder / "peeled.ms"
+        fluxes = subtract(
+            measurement_set=measurement_set, models=calibrators, pointing_dec_deg=pointing_dec_deg, output=imaged
         )
-    peeled = output_folder / "peeled.ms"
-    fluxes = subtract(
-        measurement_set=measurement_set, models=calibrators, pointing_dec_deg=pointing_dec_deg, output=peeled
+    result = imager.make(measurement_set=imaged, output_folder=output_folder, parameters=parameters, threads=threads)
+    gains = antenna_gains(
+        measurement_set=measurement_set,
+        image=result.image_path,
+        residual=result.residual_path,
+        threads=threads,
+        imaged=imaged if calibrators else None,
     )
-    result = imager.make(measurement_set=peeled, output_folder=output_folder, parameters=parameters, threads=threads)
+    if not calibrators:
+        return result, gains
     with fits.open(result.image_path, mode="update") as hdus:
         for calibrator, flux in zip(calibrators, fluxes, strict=True):
             _restore(hdus[0], calibrator, flux, result, parameters.pixel_arcsec)
-    return result
+    return result, gains
 
 
 def _restore(

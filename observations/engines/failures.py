@@ -13,6 +13,8 @@ FLUX_SCALE_STEP = 1.15
 POINTING_ERROR_DEG = 0.7
 INTERFERENCE_JY = 1000.0
 ARTEFACT_JY = 100.0
+WRONG_STRIP_DEG = 3.0
+DECORRELATION_DEG = 45.0
 
 
 class Kind(StrEnum):
@@ -25,6 +27,8 @@ class Kind(StrEnum):
     FLUX_SCALE_STEP = "flux_scale_step"
     ARTEFACT = "artefact"
     TRUNCATED_TILE = "truncated_tile"
+    WRONG_STRIP = "wrong_strip"
+    DECORRELATION = "decorrelation"
 
 
 MEANING = {
@@ -37,6 +41,9 @@ MEANING = {
     Kind.FLUX_SCALE_STEP: f"everything is {FLUX_SCALE_STEP} times as bright, the noise too",
     Kind.ARTEFACT: f"{ARTEFACT_JY:.0f} Jy that no catalogue knows stand in the field",
     Kind.TRUNCATED_TILE: "half of the integrations are missing",
+    Kind.WRONG_STRIP: f"the array observes {WRONG_STRIP_DEG:.0f} deg south of what the files say, so tables of another "
+    "strip are applied",
+    Kind.DECORRELATION: f"the phases of all antennas jump by {DECORRELATION_DEG:.0f} deg rms at each integration",
 }
 
 
@@ -70,4 +77,7 @@ def gain_changes(kinds: tuple[Kind, ...], *, n_times: int, n_antennas: int, seed
     if Kind.PHASE_NOISY_ANTENNA in kinds:
         phase_deg = np.random.default_rng([seed, 6, noise_seed]).normal(0, PHASE_NOISE_DEG, (n_times, 1))
         change[:, failing_antennas(Kind.PHASE_NOISY_ANTENNA, n_antennas, seed)] *= np.exp(1j * np.radians(phase_deg))
+    if Kind.DECORRELATION in kinds:
+        phase_deg = np.random.default_rng([seed, 8, noise_seed]).normal(0, DECORRELATION_DEG, change.shape)
+        change *= np.exp(1j * np.radians(phase_deg))
     return change

@@ -29,6 +29,7 @@ from observations.engines.failures import (
     ARTEFACT_JY,
     INTERFERENCE_JY,
     POINTING_ERROR_DEG,
+    WRONG_STRIP_DEG,
     Kind,
     failing_antennas,
     gain_changes,
@@ -156,13 +157,14 @@ class _Simulation:
         self.instrument, self.plan = instrument, plan
         self.times = integration_times(instrument, plan.started_at)
         positions = antenna_positions_enu_m(instrument.n_antennas)
-        pointing = meridian_enu(plan.pointing_dec_deg)
-        self.sources = (*plan.sources, *_unknown_sources(plan, instrument))
+        strip_dec_deg = plan.pointing_dec_deg - (WRONG_STRIP_DEG if Kind.WRONG_STRIP in plan.failures else 0.0)
+        pointing = meridian_enu(strip_dec_deg)
+        self.sources = (*_sources_of_strip(plan), *_unknown_sources(plan, instrument))
         sky = SkyCoord([s.ra_deg for s in self.sources] * u.deg, [s.dec_deg for s in self.sources] * u.deg, frame=ICRS)
         towards = directions_enu(self.times, sky)
         off_deg = POINTING_ERROR_DEG if Kind.POINTING_ERROR in plan.failures else 0.0
         self.separation_rad = np.arccos(  # (time, source)
-            np.clip(towards @ meridian_enu(plan.pointing_dec_deg + off_deg), -1, 1)
+            np.clip(towards @ meridian_enu(strip_dec_deg + off_deg), -1, 1)
         )
         self.delay_s = np.einsum("ax,tsx->tas", positions, towards - pointing) / SPEED_OF_LIGHT_M_S
         horizon = np.array([0.8, 0.6, 0.0])  # interference comes from one place on the horizon
@@ -257,6 +259,18 @@ class _Simulation:
     def _dead_rows(self) -> np.ndarray:
         dead = np.isin(self.first, self.plan.dead_antennas) | np.isin(self.second, self.plan.dead_antennas)
         return np.tile(dead, self.instrument.n_integrations)
+
+
+def _sources_of_strip(plan: TilePlan) -> tuple[SkySource, ...]:
+    """What stands where the array observes: on another strip as many as on the plan's, at other places."""
+    if Kind.WRONG_STRIP not in plan.failures:
+        return plan.sources
+    middle_deg = float(np.median([source.ra_deg for source in plan.sources]))
+    return tuple(
+        replace(source, ra_deg=(2 * middle_deg - source.ra_deg) % 360, dec_deg=source.dec_deg - WRONG_STRIP_DEG)
+        for source in plan.sources
+        if not source.flux_coefficients
+    )
 
 
 def _unknown_sources(plan: TilePlan, instrument: Instrument) -> list[SkySource]:

@@ -12,12 +12,24 @@ IMAGE = [
      "baselines are missing"),
     ("duty_low", "duty_fraction", "lt", 0.75, "marginal", "of the integrations that tiles of its dec strip have, and of 16 "
      "subbands, over a quarter is missing"),
+    ("data_flagged", "flagged_above_strip", "gt", 0.1, "marginal", "a tenth more of the data is flagged than of other tiles "
+     "of its dec strip: interference"),
+    ("antenna_gain_off", "worst_antenna_gain_off", "gt", 0.1, "marginal", "an antenna's gain is no longer that of its "
+     "table, by 10% beyond five errors: within a night gains keep to a few percent"),
+    ("antenna_gains_scatter", "antenna_gain_scatter", "gt", 0.06, "marginal", "the gains of antennas are no longer those of "
+     "their table: a fifth of them 30% high scatter by 12%, healthy ones by 2%"),
+    ("sky_negative", "negative_excess_over_peak", "gt", 0.1, "marginal", "the sky is not negative: beyond the noise the "
+     "lowest pixel is a tenth of the peak deep"),
+    ("sky_imbalanced", "negative_excess_over_peak", "gt", 0.5, "poor", "the sky is not negative, and no sidelobe of the "
+     "array is half as deep as what it is of"),
 ]  # fmt: skip
 TABLE = [
     ("antenna_flagged", "worst_antenna_flagged_fraction", "gt", 0.8, "marginal", "an antenna has almost no solutions, as "
      "a spectral window at the same limit"),
     ("antenna_phase_noisy", "worst_antenna_phase_scatter_deg", "gt", 60, "marginal", "twice the scatter at which the "
      "median of all antennas warns; uniformly random phases scatter by 104 degrees"),
+    ("antenna_unsteady", "worst_antenna_time_phase_scatter_deg", "gt", 30, "marginal", "the phase of an antenna scatters from "
+     "integration to integration by so much that it loses 13% of its amplitude"),
 ]  # fmt: skip
 COMPARISON = [
     ("ratio_low", "flux_ratio", "lt", 0.8, "marginal", "the flux scale is more than 20% low; few sources may scatter so"),
@@ -40,6 +52,15 @@ COMPARISON = [
     ("incomplete", "completeness", "lt", 0.6, "marginal", "of the sources that should be seen more than 40% are not"),
     ("ratio_absurd", "flux_ratio_max", "gt", 1000, "poor", "no source is a thousand times what the catalogue says: one "
      "of 189 Jy stood for 0.07 Jy"),
+    ("peak_unexplained", "peak_over_expected", "gt", 3.0, "marginal", "nothing in the catalogue is a third as bright as the "
+     "image's peak, and few sources vary by as much"),
+    ("peak_absurd", "peak_over_expected", "gt", 10.0, "poor", "the image's peak is ten times what the catalogue has there"),
+    ("peak_low", "expected_over_peak", "gt", 2.0, "marginal", "a lone source of the catalogue is twice as bright as "
+     "anything in the image"),
+    ("peak_far_too_low", "expected_over_peak", "gt", 5.0, "poor", "a lone source of the catalogue is five times as bright "
+     "as anything in the image: it is no image of this field"),
+    ("brighter_than_the_image", "brightest_over_peak", "gt", 1.5, "poor", "no source is brighter than the peak of its "
+     "image: 189 Jy were measured in one that peaks at 16 Jy"),
 ]  # fmt: skip
 EPOCH = [
     ("held_against_the_sky", "n_sky_gates", "lt", 1, "poor", "", "the noise alone tells no good epoch: its flux scale or "

@@ -65,7 +65,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class Compared:
-    """Null is what could not be said; `matches` are (row, RA, dec, expected Jy, Jy, error Jy), brightest first."""
+    """Null is what could not be said; `matches` are (row, RA, dec, expected Jy, Jy, error Jy), brightest first.
+
+    The three brightest are apparent fluxes, as the primary beam leaves them: of all that the catalogue has where the
+    image has a value, and of the sources with a ratio what is expected and what was measured.
+    """
 
     n_expected: int = 0
     n_matched: int = 0
@@ -78,6 +82,9 @@ class Compared:
     completeness: float | None = None
     completeness_by_flux: list[tuple[float, float | None, int, int]] = field(default_factory=list)
     matches: list[tuple[int, float, float, float, float, float]] = field(default_factory=list)
+    brightest_expected_jy: float | None = None
+    brightest_alone_jy: float | None = None
+    brightest_measured_jy: float | None = None
 
 
 def compare(*, files: ImageFiles, reference: Reference, ra_deg: float, dec_deg: float, limits: Limits) -> Compared:
@@ -95,6 +102,7 @@ def compare(*, files: ImageFiles, reference: Reference, ra_deg: float, dec_deg: 
     bright = bright[np.argsort(-reference.expected_jy[bright], kind="stable")][: limits.most_sources]
     sources, usable = reference.at(bright), usable[bright]
     fluxes = force(files=files, ra_deg=sources.ra_deg, dec_deg=sources.dec_deg, flux_systematic=limits.flux_systematic)
+    brightest = _largest((sources.expected_jy * fluxes.primary_beam)[fluxes.is_covered])
     inside = fluxes.is_covered & (np.nan_to_num(fluxes.primary_beam) >= limits.least_response)
     sources, usable = sources.at(inside), usable[inside]
     flux, error = fluxes.flux_jy[inside], fluxes.flux_err_jy[inside]
@@ -112,7 +120,14 @@ def compare(*, files: ImageFiles, reference: Reference, ra_deg: float, dec_deg: 
         completeness=float(is_seen[shown].mean()) if shown.any() else None,
         completeness_by_flux=_by_flux(apparent_jy, is_seen),
         matches=_matches(sources.at(expected), flux[expected], error[expected])[: limits.most_matches],
+        brightest_expected_jy=brightest,
+        brightest_alone_jy=_largest(apparent_jy[matched]),
+        brightest_measured_jy=_largest(fluxes.peak_jy_per_beam[inside][matched]),
     )
+
+
+def _largest(values: NDArray) -> float | None:
+    return float(values.max()) if values.size else None
 
 
 def _is_alone(reference: Reference, bmaj_arcsec: float, limits: Limits) -> NDArray:

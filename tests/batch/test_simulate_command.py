@@ -107,3 +107,17 @@ def test_the_options_of_the_command_line_are_in_the_truth(tmp_path, option, valu
     arguments = [f"--{name}={value}" for name, value in SMALL.items()]
     call_command("simulate", str(tmp_path), "--tiles=1", f"--{option}={value}", *arguments, stdout=StringIO())
     assert names in (tmp_path / "truth.json").read_text()
+
+
+def test_some_tiles_only_are_written_as_they_are_among_all(tmp_path):
+    assert "1 tiles" in simulate(tmp_path / "some", tiles=3, only="1")
+    assert "2 tiles" in simulate(tmp_path / "more", tiles=3, only="1-2")
+    [some], more = nights(tmp_path / "some"), nights(tmp_path / "more")
+    assert len(more) == 2
+    assert [path.name for path in some] == [path.name for path in more[0]]
+    for one, other in zip(some, more[0], strict=True):
+        with h5py.File(one) as first, h5py.File(other) as second:
+            assert (first["Data/visdata"][()] == second["Data/visdata"][()]).all()
+    assert len(json.loads((tmp_path / "some" / "truth.json").read_text())["tiles"]) == 3
+    with pytest.raises(CommandError, match=r"--only '-1' is not FIRST"):
+        simulate(tmp_path / "none", only="-1")

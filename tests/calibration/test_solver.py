@@ -22,6 +22,7 @@ from calibration.engines.solver import (
     SolvingParameters,
     phase_scatter_deg,
     stefcal,
+    time_phase_scatter_deg,
 )
 from images.engines.fits_header import celestial_header
 from observations.engines.measurement_set import Header, content_checksum, read_header, read_rows
@@ -410,3 +411,24 @@ def test_flagged_channels_do_not_count():
 
     assert scatter(phases, flags) == pytest.approx(0, abs=1e-6)
     assert scatter(phases, np.ones((3, 64, 2), bool)) is None
+
+
+@pytest.mark.parametrize("scatter_deg", [0.0, 20.0, 60.0])
+def test_an_antenna_whose_phase_jumps_in_time_is_told_from_noise(scatter_deg):
+    rng = np.random.default_rng(1)
+    n_antennas, n_times, n_channels = 20, 24, 32
+    shape = (n_antennas, n_antennas, n_times, n_channels, 1)
+    phases = np.zeros((n_antennas, n_times))
+    phases[4] = np.radians(rng.normal(0, scatter_deg, n_times))
+    turn = np.exp(1j * (phases[:, None] - phases[None]))[..., None, None]
+    data = 14.0 * turn + 2.6 * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
+    upper = np.triu(np.ones((n_antennas, n_antennas)), 1)[:, :, None, None, None] * np.ones(shape)
+    coherency, weight = (14.0 * data * upper).sum(axis=2), (14.0**2 * upper).sum(axis=2)
+    power, number = (np.abs(data) ** 2 * upper).sum(axis=2), upper.sum(axis=2)
+    both = [each + np.conj(np.swapaxes(each, 0, 1)) for each in (coherency, weight, power, number)]
+
+    found = time_phase_scatter_deg(both[0], *(each.real for each in both[1:]))
+
+    true_deg = np.degrees(np.std(phases[4]))
+    assert found[4] == pytest.approx(true_deg, abs=max(4.0, 0.15 * true_deg))
+    assert np.delete(found, 4).max() < 5

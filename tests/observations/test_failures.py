@@ -95,6 +95,21 @@ def test_an_artefact_outshines_the_field(clean, tmp_path):
     assert np.median(np.abs(seen[:, CROSS])) > 30 * np.median(np.abs(clean[:, CROSS]))
 
 
+def test_on_another_strip_other_sources_are_seen(clean, tmp_path):
+    seen = visibilities(tmp_path / "tile", Kind.WRONG_STRIP)
+
+    assert np.median(np.abs(seen[:, CROSS])) == pytest.approx(np.median(np.abs(clean[:, CROSS])), rel=0.2)
+    assert np.std(np.angle(seen[:, CROSS] / clean[:, CROSS])) > 1
+
+
+def test_decorrelation_turns_all_antennas_at_each_integration(clean, tmp_path):
+    seen = visibilities(tmp_path / "tile", Kind.DECORRELATION)
+
+    turned_deg = np.degrees(np.angle(seen / clean))[:, CROSS]
+    assert 50 < np.sqrt((turned_deg**2).mean()) < 75  # the root of two times 45
+    np.testing.assert_allclose(np.abs(seen), np.abs(clean), rtol=1e-4)
+
+
 def test_a_truncated_tile_has_half_of_its_integrations(clean, tmp_path):
     assert visibilities(tmp_path / "tile", Kind.TRUNCATED_TILE).shape[0] == clean.shape[0] / 2
 

@@ -40,6 +40,9 @@ def compared(nvss, *, subject=None, n=20, **changed):
         "completeness": 1.0,
         "completeness_by_flux": [[0.05, 0.1, n, n]],
         "matches": [[1, 150.0, 16.1, 0.1, 0.1, 0.01]],
+        "brightest_expected_jy": 1.2,
+        "brightest_alone_jy": 1.2,
+        "brightest_measured_jy": 1.2,
         "parameters": {"least_flux_jy": 0.05},
         **changed,
     }
@@ -76,6 +79,12 @@ EDGES = [
     ("positions_far_off", {"dec_offset_arcsec": 15.0}, {"dec_offset_arcsec": 15.01}),
     ("incomplete", {"completeness": 0.6}, {"completeness": 0.59}),
     ("ratio_absurd", {"matches": matches(1000)}, {"matches": matches(1001)}),
+    # the image peaks at 1.25 Jy
+    ("peak_unexplained", {"brightest_expected_jy": 0.4167}, {"brightest_expected_jy": 0.4166}),
+    ("peak_absurd", {"brightest_expected_jy": 0.125}, {"brightest_expected_jy": 0.1249}),
+    ("peak_low", {"brightest_alone_jy": 2.5}, {"brightest_alone_jy": 2.501}),
+    ("peak_far_too_low", {"brightest_alone_jy": 6.25}, {"brightest_alone_jy": 6.251}),
+    ("brighter_than_the_image", {"brightest_measured_jy": 1.875}, {"brightest_measured_jy": 1.876}),
 ]
 STEPS = [("ratio_stepped_down", 0.9001, 0.8999), ("ratio_stepped_up", 1.0999, 1.1001)]
 
@@ -203,3 +212,15 @@ def test_without_a_comparison_or_with_nothing_in_it_its_rules_are_skipped_with_t
 def test_an_image_of_no_strip_has_no_step(nvss):
     subject = image(pointing_dec_deg=None)
     assert "no dec strip" in measured_comparison(compared(nvss, subject=subject)).skipped["flux_ratio_step"]
+
+
+@pytest.mark.parametrize("metric", ["peak_over_expected", "expected_over_peak", "brightest_over_peak"])
+@pytest.mark.parametrize("without", [{"peak_jy_per_beam": None}, {"peak_jy_per_beam": -0.1}])
+def test_a_peak_is_held_against_the_catalogue_only_where_there_are_both(nvss, metric, without):
+    columns = {"brightest_expected_jy": None, "brightest_alone_jy": None, "brightest_measured_jy": None}
+    for subject in (compared(nvss, **columns), compared(nvss, subject=image(**without), brightest_expected_jy=None)):
+        measured = measured_comparison(subject)
+        if measured.metrics[metric] is None:
+            assert "no peak" in measured.skipped[metric]
+        else:  # an image that is all negative
+            assert measured.metrics[metric] < 0

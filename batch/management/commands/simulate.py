@@ -54,6 +54,10 @@ class Command(ContimgCommand):
             "given again. Kinds: " + "; ".join(f"{kind}: {text}" for kind, text in MEANING.items()),
         )  # fmt: skip
 
+        parser.add_argument(
+            "--only", metavar="FIRST[-LAST]", help="write these tiles only, counted from 0 over all nights"
+        )
+
     def handle(self, folder: Path, **options: Any) -> None:
         from observations.engines.night_plan import (
             CATALOGUE_FILE,
@@ -100,14 +104,22 @@ class Command(ContimgCommand):
             flux_coefficients=tuple(calibrator.flux_coefficients),
         )
         tiles = plan_nights(instrument, plan, source)
-        for tile in tqdm(tiles, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
+        written = tiles[_only(options["only"])] if options["only"] else tiles
+        for tile in tqdm(written, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
             simulate_tile(instrument, tile, folder)
         write_catalogue(folder / CATALOGUE_FILE, tiles)
         write_truth(folder / TRUTH_FILE, instrument, plan, tiles)
         self.stdout.write(
-            f"{len(tiles)} tiles in {folder}; what is true about them is in {TRUTH_FILE}, "
+            f"{len(written)} tiles in {folder}; what is true about them is in {TRUTH_FILE}, "
             f"their sky as a reference catalogue in {CATALOGUE_FILE}"
         )
+
+
+def _only(text: str) -> slice:
+    found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
+    if found is None:
+        raise CommandError(f"--only {text!r} is not FIRST[-LAST], such as 2-5.")
+    return slice(int(found[1]), int(found[2] or found[1]) + 1)
 
 
 def _failure(text: str) -> Failure:
