@@ -158,6 +158,17 @@ def test_what_was_tried_again_with_success_is_no_failure():
     assert facts["tiles"][0]["state"] == "done"
 
 
+def test_a_tile_that_is_to_be_judged_again_is_done_and_what_waits_is_named():
+    image = tile(6)
+    factories.ItemFactory(group=image.measurement_set.group, stage="assess", state=State.READY)
+    assert night_facts(night=NIGHT)["tiles"][0]["state"] == "ready", "its sources were not measured yet"
+    factories.CatalogueFactory(image=image)
+    facts = night_facts(night=NIGHT)
+    assert facts["tiles"][0]["state"] == "done"
+    assert facts["headline"].startswith("1 of 1 tiles done")
+    assert [(row["stage"], row["state"]) for row in facts["waiting"]] == [("assess", "ready")]
+
+
 def test_what_waits_and_what_nobody_asked_for_is_named_with_its_reason():
     failed(6, state=State.WAITING, error_code="waiting_for_calibration", error_detail="No table is valid for it.")
     lacking = factories.SubbandGroupFactory(

@@ -242,6 +242,7 @@ def test_the_command_drafts_shows_tries_and_activates(tmp_path):
     assert json.loads(run("evaluate", key, "--json"))["confusion"]["excellent"]["marginal"] == 1
     assert "excellent -> marginal (noise)" in run("evaluate", key)
     assert "is active" in run("activate", key)
+    assert run("show") == run("show", key)
     assert Policy.objects.get(is_active=True).pk == int(key)
 
 

@@ -19,6 +19,7 @@ from contimg.models import Grade
 from qa.models import Policy, SubjectKind
 from qa.policies import Evaluation, InvalidPolicy, RuleSpec, create_draft, evaluate
 from qa.serializers import NewPolicySerializer, PolicyDetailSerializer, PolicySerializer
+from qa.services import active_policy
 
 MOST_SHOWN = 20
 
@@ -34,7 +35,8 @@ class Command(ContimgCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
         verbs.add_parser("list", help="Every version, the newest first.")
-        verbs.add_parser("show", help="The rules of one.").add_argument("id", type=int)
+        shown = verbs.add_parser("show", help="The rules of one.")
+        shown.add_argument("id", type=int, nargs="?", help="the active one when not given")
         draft = verbs.add_parser("draft", help="A new version, as the body of POST policies/.")
         draft.add_argument("file", type=Path, help='JSON: {"name", "rules", "note", "based_on"}')
         trying = verbs.add_parser("evaluate", help="What it would say of what was measured; changes nothing.")
@@ -59,8 +61,8 @@ class Command(ContimgCommand):
         for policy in policies:
             self.stdout.write(f"{policy.pk:6d}  {policy}  {_state(policy)}  {policy.note}")
 
-    def _show(self, *, id: int, as_json: bool, **options: Any) -> None:
-        self._show_policy(_policy(id), as_json)
+    def _show(self, *, id: int | None, as_json: bool, **options: Any) -> None:
+        self._show_policy(active_policy() if id is None else _policy(id), as_json)
 
     def _draft(self, *, file: Path, as_json: bool, **options: Any) -> None:
         asked = NewPolicySerializer(data=_read(file))
