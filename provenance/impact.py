@@ -13,6 +13,7 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.functions import Cast
 
 from contimg.exceptions import InvalidInput
+from contimg.intervals import refuse_reversed
 from images.models import Image
 from images.querysets import ImageQuerySet
 from observations.models import Epoch, MeasurementSet, SubbandGroup
@@ -64,7 +65,11 @@ def asked(
 def of_observations(
     *, antenna: str = "", observed_from: datetime | None = None, observed_until: datetime | None = None
 ) -> Impact:
-    """Of an antenna's data, of all data of a time, or of an antenna's in a time. Raises NothingAsked."""
+    """Of an antenna's data, of all data of a time, or of an antenna's in a time.
+
+    Raises NothingAsked and ReversedInterval.
+    """
+    refuse_reversed(observed_from, observed_until)
     if not antenna and observed_from is None and observed_until is None:
         raise NothingAsked("Say what it is about: an antenna, a time range, or a version of software.")
     during = Q()

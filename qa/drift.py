@@ -25,6 +25,7 @@ from django.utils import timezone
 from access.audit import audit
 from calibration.models import CalibrationTable, FlagTable
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.intervals import refuse_reversed
 from images.models import Image
 from qa.models import Alert
 from sources.models import Comparison
@@ -205,7 +206,11 @@ OF_ANTENNAS: dict[str, Callable[[Strip], OfAntennas]] = {
 
 
 def points(*, series: str, strip: Strip) -> list[Point]:
-    """The series in the order of time, each value beside its limits; the newest MOST_POINTS. Raises UnknownSeries."""
+    """The series in the order of time, each value beside its limits; the newest MOST_POINTS.
+
+    Raises UnknownSeries and ReversedInterval.
+    """
+    refuse_reversed(strip.observed_from, strip.observed_until)
     if series not in SERIES:
         raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
     if strip.antenna and series not in OF_ANTENNAS:

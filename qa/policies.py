@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from access.audit import audit
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.intervals import refuse_reversed
 from contimg.models import Grade
 from qa.metrics import METRICS
 from qa.models import Assessment, Finding, Gate, Policy, Rule, SubjectKind
@@ -268,8 +269,9 @@ def evaluate(
     """Judge by this policy the stored figures of subjects observed in [from, until), against their current verdicts.
 
     Reads in chunks and writes nothing. Old grades are the policy's, not a reviewer's. Raises InvalidPolicy for an
-    unknown kind, and for one that the policy has no rules of.
+    unknown kind, and for one that the policy has no rules of; ReversedInterval.
     """
+    refuse_reversed(observed_from, observed_until)
     if kind not in SubjectKind.values:
         raise InvalidPolicy(f"There is no kind {kind!r}; there are {', '.join(SubjectKind.values)}.")
     rules = list(policy.rules.filter(subject_kind=kind).order_by("id"))

@@ -6,6 +6,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from contimg.intervals import ReversedInterval
 from images.models import Image
 from observations.models import MeasurementSet
 from provenance import impact
@@ -33,6 +34,12 @@ def test_a_table_touched_its_sets_images_fluxes_verdicts_and_epochs(chain):
     assert found.verdicts == {"good": 2, "poor": 1}
     assert found.epochs == [chain.mosaic.mosaic_of.name]
     assert found.observed_from == min(image.observed_at for image in [*chain.tiles, chain.mosaic])
+
+
+def test_a_time_that_ends_before_it_begins_is_refused(chain):
+    time = chain.tiles[0].observed_at
+    with pytest.raises(ReversedInterval):
+        impact.asked(observed_from=time, observed_until=time - timedelta(hours=1))
 
 
 def test_an_antenna_touched_what_its_visibilities_went_into(chain):

@@ -6,9 +6,10 @@ import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from access.models import AuditEntry
+from contimg.intervals import ReversedInterval
 from images.models import Image
 from qa.drift import (
     FEWEST,
@@ -119,7 +120,14 @@ def test_each_series_is_of_its_strip_and_time():
 @pytest.mark.parametrize(("series", "antenna"), [("rms", ""), ("flux_ratio", "103")])
 def test_what_is_no_series_is_refused(series, antenna):
     with pytest.raises(UnknownSeries):
-        points(series=series, strip=Strip(16.1, NIGHT, NIGHT, antenna))
+        points(series=series, strip=Strip(16.1, NIGHT, at(1), antenna))
+
+
+def test_a_time_that_ends_before_it_begins_is_refused():
+    with pytest.raises(ReversedInterval, match="exchange the two"):
+        points(series="flux_ratio", strip=Strip(16.1, at(1), NIGHT))
+    with pytest.raises(CommandError, match="reversed_interval"):
+        call_command("drift", "--from", "2026-03-02", "--until", "2026-03-01")
 
 
 # --- alerts ----------------------------------------------------------------------------------------------------------

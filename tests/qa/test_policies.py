@@ -13,6 +13,7 @@ from django.core.management import call_command
 
 from access.models import AuditEntry
 from batch.policies import activate_policy
+from contimg.intervals import ReversedInterval
 from qa import policies
 from qa.metrics import METRICS
 from qa.models import Assessment, Finding, Policy, Rule
@@ -193,6 +194,12 @@ def test_the_list_of_changes_is_bounded_and_the_count_is_not(monkeypatch):
     monkeypatch.setattr(policies, "MOST_LISTED", 2)
     found = evaluate(policy=create_draft(name="mine", rules=[NOISE]))
     assert (found.n_changed, len(found.changes)) == (3, 2)
+
+
+def test_history_that_ends_before_it_begins_is_refused():
+    draft, end = create_draft(name="mine", rules=[NOISE]), datetime(2026, 1, 1, tzinfo=UTC)
+    with pytest.raises(ReversedInterval):
+        evaluate(policy=draft, observed_from=end, observed_until=end)
 
 
 @pytest.mark.parametrize("kind", ["telescope", "epoch"])

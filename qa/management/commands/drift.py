@@ -9,6 +9,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
 from contimg.commands import ContimgCommand, utc_time
+from contimg.intervals import refuse_reversed
 from qa.drift import Strip, raise_alerts, strips
 from qa.models import Alert
 from qa.serializers import AlertSerializer
@@ -28,6 +29,7 @@ class Command(ContimgCommand):
         parser.add_argument("--json", action="store_true", dest="as_json", help="print them as JSON")
 
     def handle(self, *, observed_from: datetime, observed_until: datetime, as_json: bool, **options: Any) -> None:
+        refuse_reversed(observed_from, observed_until)
         new: list[Alert] = []
         for dec_deg in strips(observed_from=observed_from, observed_until=observed_until):
             since = observed_from - AGAIN

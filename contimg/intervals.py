@@ -1,0 +1,20 @@
+"""Intervals of time that somebody asks for."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from contimg.exceptions import InvalidInput
+
+
+class ReversedInterval(InvalidInput):
+    code = "reversed_interval"
+
+
+def refuse_reversed(observed_from: datetime | None, observed_until: datetime | None) -> None:
+    """Raises ReversedInterval: what is of no time would look like nothing that was found."""
+    if observed_from is not None and observed_until is not None and observed_until <= observed_from:
+        raise ReversedInterval(
+            f"The time asked for ends ({observed_until:%Y-%m-%dT%H:%M:%SZ}) before it begins "
+            f"({observed_from:%Y-%m-%dT%H:%M:%SZ}); exchange the two."
+        )
