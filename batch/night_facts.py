@@ -32,7 +32,7 @@ from observations.services import describe, why_not
 from provenance.models import Quarantine
 from qa.drift import SERIES, Point, Strip, points, strips
 from qa.models import Alert, Assessment, Finding, Gate, Policy, Rule, SubjectKind
-from sources.models import Catalogue, Comparison
+from sources.models import Comparison
 
 DAY = timedelta(days=1)
 SHOWN = 12  # rows of a table; what is left out is counted
@@ -139,12 +139,11 @@ def night_facts(*, night: Night, now: datetime | None = None) -> dict[str, Any]:
 
 
 # --- tiles -----------------------------------------------------------------------------------------------------------
-def _images(night: Night) -> dict[int, Any]:
-    """The current image of each tile, by the key of its group; annotated with it as `tile`, and `is_measured`."""
+def _images(night: Night) -> dict[int, Image]:
+    """The current image of each tile, by the key of its group; annotated with it as `tile`."""
     rows = Image.objects.tiles().current().filter(night.of("measurement_set__group__observed_at"))
     columns = ("parameters", "metrics", "missing_subbands")
-    measured = Exists(Catalogue.objects.filter(image=OuterRef("pk")))
-    annotated = rows.annotate(tile=F("measurement_set__group"), is_measured=measured)
+    annotated = rows.annotate(tile=F("measurement_set__group")).select_related("catalogue")
     return {row.tile: row for row in annotated.defer(*columns)}
 
 
@@ -160,7 +159,7 @@ def _newest_items(night: Night) -> dict[int | None, list[Item]]:
     return found
 
 
-def _tile(group: SubbandGroup, image: Any | None, items: Sequence[Item]) -> dict[str, Any]:
+def _tile(group: SubbandGroup, image: Image | None, items: Sequence[Item]) -> dict[str, Any]:
     return {
         "subband_group": group.pk,
         "name": group.name,
@@ -178,13 +177,13 @@ def _tile(group: SubbandGroup, image: Any | None, items: Sequence[Item]) -> dict
     }
 
 
-def _state(image: Any | None, items: Sequence[Item]) -> str:
+def _state(image: Image | None, items: Sequence[Item]) -> str:
     """As items have it, with `not processed` for a tile that nobody asked for.
 
     A tile whose image was measured is done although something is to be done with it once more, as to judge it again.
     """
     states = {item.state for item in items}
-    is_whole = image is not None and image.is_measured
+    is_whole = hasattr(image, "catalogue")
     for state in (State.QUARANTINED, State.FAILED, *(() if is_whole else (State.RUNNING, State.READY, State.WAITING))):
         if state in states:
             return state.value

@@ -23,7 +23,9 @@ from batch.software import software
 from contimg.exceptions import MissingProduct, NotWritable, OutsideRoot
 from contimg.models import Grade
 from contimg.products import product_path, require_writable, write_whole
+from images.engines.preview import thumbnail
 from qa.drift import Point
+from qa.engines import plots
 
 PREVIEW_PX = 480
 HOURS = 24
@@ -172,8 +174,6 @@ def _shown_alert(alert: Mapping[str, Any]) -> dict[str, Any]:
 
 def _preview(relative: str) -> dict[str, str]:
     """The picture as a data URI, or why there is none."""
-    from images.engines.preview import thumbnail  # here: matplotlib takes half a second
-
     if not relative:
         return {"picture": "", "no_picture": "It has no preview."}
     try:
@@ -198,12 +198,10 @@ def _plots(facts: Mapping[str, Any], figures: Figures) -> list[Plot]:
 
 
 def _ratio_plot(figures: Figures) -> Plot:
-    from qa.engines.plots import HIGHEST_RATIO, LOWEST_RATIO, ratio_histogram
-
     ratios, limits = figures.ratios, figures.ratio_limits
     if not ratios:
         return Plot("Flux ratios", "No source of a reference catalogue was measured in the night's tiles.")
-    n_off = sum(ratio < LOWEST_RATIO or ratio > HIGHEST_RATIO for ratio in ratios)
+    n_off = sum(ratio < plots.LOWEST_RATIO or ratio > plots.HIGHEST_RATIO for ratio in ratios)
     said = [f"Median {median(ratios):.3f} (line) of {len(ratios)} sources in single tiles"]
     if limits:
         n_out = sum(not limits[0] <= ratio <= limits[-1] for ratio in ratios)
@@ -211,29 +209,25 @@ def _ratio_plot(figures: Figures) -> Plot:
     if n_off:
         said.append(f"{n_off} beyond the axis, in its last bars")
     caption = "; ".join(said) + "."
-    return Plot("Flux ratios", caption, _safe(ratio_histogram(ratios=ratios, limits=limits, alt=caption)))
+    return Plot("Flux ratios", caption, _safe(plots.ratio_histogram(ratios=ratios, limits=limits, alt=caption)))
 
 
 def _completeness_plot(figures: Figures) -> Plot:
-    from qa.engines.plots import completeness
-
     bins, limit = figures.completeness, figures.completeness_limit
     if not bins:
         return Plot("Completeness", "No source of a reference catalogue was expected in the night's tiles.")
     seen, expected = sum(row[3] for row in bins), sum(row[2] for row in bins)
     caption = f"{seen} of {expected} expected sources were seen in the tiles (above each bar: seen of expected)"
     caption += f"; dashed: the gate's {100 * limit:g}%." if limit is not None else "."
-    return Plot("Completeness", caption, _safe(completeness(bins=bins, limit=limit, alt=caption)))
+    return Plot("Completeness", caption, _safe(plots.completeness(bins=bins, limit=limit, alt=caption)))
 
 
 def _noise_plot(facts: Mapping[str, Any]) -> Plot:
-    from qa.engines.plots import TilePoint, noise
-
     known = [tile for tile in facts["tiles"] if tile["rms_jy_per_beam"]]
     if not known:
         return Plot("Noise", "No tile of the night has a measured noise.", is_wide=True)
     tiles = [
-        TilePoint(
+        plots.TilePoint(
             tile["observed_at"],
             tile["ra_deg"],
             tile["dec_deg"],
@@ -249,22 +243,20 @@ def _noise_plot(facts: Mapping[str, Any]) -> Plot:
         f"{len(facts['tiles']) - len(known)} tiles have none. Below, where on the sky: the darker, the noisier."
     )
     between = {"observed_from": facts["observed_from"], "observed_until": facts["observed_until"]}
-    return Plot("Noise", caption, _safe(noise(tiles=tiles, **between, alt=caption)), is_wide=True)
+    return Plot("Noise", caption, _safe(plots.noise(tiles=tiles, **between, alt=caption)), is_wide=True)
 
 
 def _antenna_plot(figures: Figures) -> Plot:
-    from qa.engines.plots import AntennaPoint, antenna_health
-
     if not figures.antennas:
         return Plot("Antennas", "No tile of the night was flagged and no bandpass solved.", is_wide=True)
-    antennas = [AntennaPoint(*figures_of_one) for figures_of_one in figures.antennas]
+    antennas = [plots.AntennaPoint(*figures_of_one) for figures_of_one in figures.antennas]
     flagged = _worst_of([(one.name, one.flagged_fraction) for one in antennas], lambda value: f"{100 * value:.1f}%")
     scatter = _worst_of([(one.name, one.phase_scatter_deg) for one in antennas], lambda value: f"{value:.1f} deg")
     caption = (
         f"{len(antennas)} antennas. Most flagged (median of the night's tiles): {flagged}. "
         f"Largest phase scatter of a bandpass: {scatter}."
     )
-    return Plot("Antennas", caption, _safe(antenna_health(antennas=antennas, alt=caption)), is_wide=True)
+    return Plot("Antennas", caption, _safe(plots.antenna_health(antennas=antennas, alt=caption)), is_wide=True)
 
 
 def _worst_of(antennas: Iterable[tuple[str, float | None]], told: Callable[[float], str]) -> str:
@@ -274,12 +266,10 @@ def _worst_of(antennas: Iterable[tuple[str, float | None]], told: Callable[[floa
 
 
 def _drift_plot(facts: Mapping[str, Any], dec_deg: float, series: Mapping[str, Sequence[Point]]) -> Plot:
-    from qa.engines.plots import SeriesPoint, drift
-
     title = f"Drift of the dec strip at {dec_deg:.2f} deg"
     drawn = {
         LABELS[name]: [
-            SeriesPoint(one.observed_at, one.value, one.lower_limit, one.upper_limit, one.is_out, one.is_step)
+            plots.SeriesPoint(one.observed_at, one.value, one.lower_limit, one.upper_limit, one.is_out, one.is_step)
             for one in points
         ]
         for name, points in series.items()
@@ -290,7 +280,7 @@ def _drift_plot(facts: Mapping[str, Any], dec_deg: float, series: Mapping[str, S
         "Dashed: control limits, where enough values came before; cross: outside; dotted: a step."
     )
     between = {"observed_from": facts["observed_from"], "observed_until": facts["observed_until"]}
-    return Plot(title, caption, _safe(drift(series=drawn, title=title, **between, alt=caption)), is_wide=True)
+    return Plot(title, caption, _safe(plots.drift(series=drawn, title=title, **between, alt=caption)), is_wide=True)
 
 
 def _told(label: str, points: Sequence[Point], facts: Mapping[str, Any]) -> str:

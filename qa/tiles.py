@@ -47,7 +47,6 @@ def _worst(gains: list[dict]) -> tuple[float, str]:
 def _scatter(gains: list[dict]) -> float:
     """Standard deviation of the antennas' amplitudes, beyond that of their errors."""
     amplitudes = [gain["mean_amplitude"] for gain in gains]
-    of_errors = fmean(
-        gain["error"] ** 2 / 4 for gain in gains
-    )  # an amplitude has half the variance, a mean of two a quarter
+    # An amplitude has half of a complex gain's variance, the mean of two a quarter.
+    of_errors = fmean(gain["error"] ** 2 / 4 for gain in gains)
     return math.sqrt(max(0.0, pvariance(amplitudes) - of_errors))

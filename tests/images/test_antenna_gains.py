@@ -1,4 +1,4 @@
-"""The gains that are left in a set, from images of both imagers' kind of products."""
+"""The gains that are left in a set, from the products of each imager."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from casacore.tables import table
 from images.engines.antenna_gains import antenna_gains
 from images.engines.embedded import EmbeddedImager
 from images.engines.imager import ImagingParameters
+from images.engines.registry import IMAGERS, get_imager
 from tests.images.small_sets import write_set
+from tests.images.test_imagers import require
 
 RA, DEC = 0.05, 37.0
 SOURCES = [(0.05, 37.0, 0.2), (0.30, 37.12, 0.5), (359.85, 36.88, 0.25)]
@@ -35,11 +37,9 @@ def spoilt(path, folder, gains: np.ndarray):
     return copy
 
 
-def found(path, folder, **changes):
-    made = EmbeddedImager().make(measurement_set=path, output_folder=folder, parameters=PARAMETERS, threads=1)
-    gains = antenna_gains(
-        measurement_set=path, image=made.image_path, residual=made.residual_path, threads=1, **changes
-    )
+def found(path, folder, imager="embedded"):
+    made = get_imager(imager).make(measurement_set=path, output_folder=folder, parameters=PARAMETERS, threads=1)
+    gains = antenna_gains(measurement_set=path, image=made.image_path, residual=made.residual_path, threads=1)
     return {gain.antenna: gain for gain in gains}
 
 
@@ -53,12 +53,14 @@ def test_a_healthy_array_is_at_one_within_its_errors(healthy, tmp_path):
     assert np.mean([gain.mean_amplitude for gain in gains]) == pytest.approx(1, abs=0.02)
 
 
-def test_an_antenna_that_changed_since_its_calibration_is_found_with_what_changed(healthy, tmp_path):
+@pytest.mark.parametrize("imager", sorted(IMAGERS))
+def test_an_antenna_that_changed_since_its_calibration_is_found_with_what_changed(imager, healthy, tmp_path):
+    require(imager)
     gains = np.ones((N_ANTENNAS, 2), complex)
     gains[3] = 1.3
     gains[7, 1] = np.exp(1j)
 
-    seen = found(spoilt(healthy, tmp_path, gains), tmp_path)
+    seen = found(spoilt(healthy, tmp_path, gains), tmp_path, imager)
 
     assert 1.15 < seen["pad3"].mean_amplitude < 1.35
     assert abs(seen["pad3"].phase_deg) < 10
