@@ -43,11 +43,6 @@ def _outcome(finding: Finding) -> SafeString:
     return format_html('<span class="outcome-{}">{}</span>', finding.outcome, finding.outcome)
 
 
-class RuleInline(FactsInline):
-    model = Rule
-    fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "reason"]
-
-
 @admin.register(Rule)
 class RuleAdmin(FactsAdmin):
     list_display = ["name", link("policy"), "subject_kind", "metric", "comparison", "limit", grade_badge]

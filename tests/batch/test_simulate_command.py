@@ -119,5 +119,6 @@ def test_some_tiles_only_are_written_as_they_are_among_all(tmp_path):
         with h5py.File(one) as first, h5py.File(other) as second:
             assert (first["Data/visdata"][()] == second["Data/visdata"][()]).all()
     assert len(json.loads((tmp_path / "some" / "truth.json").read_text())["tiles"]) == 3
-    with pytest.raises(CommandError, match=r"--only '-1' is not FIRST"):
-        simulate(tmp_path / "none", only="-1")
+    for nothing in ("-1", "", "3", "2-1", "0-3"):
+        with pytest.raises(CommandError, match=rf"--only '{nothing}' is not FIRST"):
+            simulate(tmp_path / "none", tiles=3, only=nothing)

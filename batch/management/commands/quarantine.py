@@ -61,10 +61,11 @@ class Command(ContimgCommand):
 
     def _plan(self, *, id: int, **options: Any) -> tuple[str, Any]:
         planned = plan(row=_row(id))
-        lines = [f"{len(planned.tiles)} tiles to process again:", *(f"  {tile.name}" for tile in planned.tiles)]
-        lines += [f"{len(planned.epochs)} mosaics to make again:", *(f"  {epoch.name}" for epoch in planned.epochs)]
-        lines += [f"{len(planned.not_rebuilt)} tiles stay suspect:"]
-        lines += [f"  {one.tile.name}: {one.reason}" for one in planned.not_rebuilt]
+        lines = [
+            *_listed("tiles to process again", [tile.name for tile in planned.tiles]),
+            *_listed("mosaics to make again", [epoch.name for epoch in planned.epochs]),
+            *_listed("tiles stay suspect", [f"{one.tile.name}: {one.reason}" for one in planned.not_rebuilt]),
+        ]
         return "\n".join(lines), {
             "tiles": [tile.name for tile in planned.tiles],
             "epochs": [epoch.name for epoch in planned.epochs],
@@ -77,6 +78,10 @@ class Command(ContimgCommand):
         return f"Batches {' and '.join(map(str, keys))}; a worker runs them, `batch watch` shows how far.", {
             "batches": keys
         }
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    return [f"{len(names)} {what}{':' if names else '.'}", *(f"  {name}" for name in names)]
 
 
 def _row(pk: int) -> Quarantine:

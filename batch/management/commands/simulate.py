@@ -104,7 +104,7 @@ class Command(ContimgCommand):
             flux_coefficients=tuple(calibrator.flux_coefficients),
         )
         tiles = plan_nights(instrument, plan, source)
-        written = tiles[_only(options["only"])] if options["only"] else tiles
+        written = tiles[_only(options["only"], len(tiles))] if options["only"] is not None else tiles
         for tile in tqdm(written, desc="simulating", unit="tile", disable=options["verbosity"] == 0 or None):
             simulate_tile(instrument, tile, folder)
         write_catalogue(folder / CATALOGUE_FILE, tiles)
@@ -115,11 +115,12 @@ class Command(ContimgCommand):
         )
 
 
-def _only(text: str) -> slice:
+def _only(text: str, n_tiles: int) -> slice:
     found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", text)
-    if found is None:
-        raise CommandError(f"--only {text!r} is not FIRST[-LAST], such as 2-5.")
-    return slice(int(found[1]), int(found[2] or found[1]) + 1)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (-1, -1)
+    if not 0 <= first <= last < n_tiles:
+        raise CommandError(f"--only {text!r} is not FIRST[-LAST] among the tiles 0 to {n_tiles - 1}.")
+    return slice(first, last + 1)
 
 
 def _failure(text: str) -> Failure:
