@@ -296,9 +296,5 @@ class PolicyAdmin(FactsAdmin):
         except ContimgError as error:
             self.message_user(request, f"{error} [{error.code}]", messages.ERROR)
             return redirect(change_url(policy))
-        self.message_user(
-            request,
-            f"{policy} is active. {done.n_tables} calibration tables were judged again; {len(done.batches)} batches "
-            "judge the images and epochs.",
-        )
+        self.message_user(request, str(done))
         return redirect("admin:batch_batch_changelist")

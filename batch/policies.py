@@ -30,6 +30,13 @@ class Activated:
     batches: list[Batch]
     n_tables: int
 
+    def __str__(self) -> str:
+        told = f"{self.policy} is active. {self.n_tables} calibration tables were judged again"
+        keys = ", ".join(str(batch.pk) for batch in self.batches)
+        if not keys:
+            return f"{told}; there are no images."
+        return f"{told}. Images and epochs are judged by batch {keys}, which a worker runs."
+
 
 @transaction.atomic
 def activate_policy(*, policy: Policy, actor: User | None = None) -> Activated:

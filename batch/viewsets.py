@@ -318,6 +318,6 @@ class PolicyViewSet(QaPolicyViewSet):
     @extend_schema(request=None, responses={200: ActivatedSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def activate(self, request: Request, pk: str) -> Response:
-        """It judges from now on: tables at once, current images by the batches in the answer."""
+        """It judges from now on: tables at once, current images and epochs by the batches in the answer."""
         actor = request.user if request.user.is_authenticated else None
         return Response(ActivatedSerializer(activate_policy(policy=self.get_object(), actor=actor)).data)

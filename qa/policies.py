@@ -192,6 +192,14 @@ def _write_rules(policy: Policy, rules: Iterable[RuleSpec]) -> None:
 
 
 # --- what rules have to be -------------------------------------------------------------------------------------------
+def _refuse_silent(policy: Policy) -> None:
+    judged = set(policy.rules.values_list("subject_kind", flat=True))
+    if silent := [kind.value for kind in SubjectKind if kind not in judged]:
+        raise InvalidPolicy(
+            f"{policy} has no rules of {' and '.join(silent)}, which all would be unknown; draft it with `based_on`."
+        )
+
+
 def refuse_wrong(rules: Sequence[RuleSpec]) -> None:
     """Raises InvalidPolicy, UnknownMetric or ContradictoryRules for the first thing that is wrong."""
     if not rules:
@@ -348,13 +356,16 @@ class _Tally:
 def activate(*, policy: Policy, actor: User | None = None) -> Policy:
     """From now on this one judges. Of two at once one wins; the other has PolicyConflict, as for the active one again.
 
-    Verdicts stay those of the policy before until they are made again: see `batch.policies`.
+    Verdicts stay those of the policy before until they are made again: see `batch.policies`. Raises what is wrong with
+    the rules, and InvalidPolicy where a kind of subject has none: all of that kind would be unknown, tables too, and
+    no tile could be calibrated.
     """
     before = Policy.objects.select_for_update().filter(is_active=True).first()
     chosen = _locked(policy)
     if chosen.is_active:
         raise PolicyConflict(f"{chosen} is active already; nothing was changed.")
     refuse_wrong(rules_of(chosen))
+    _refuse_silent(chosen)
     try:
         with transaction.atomic():
             if before is not None:

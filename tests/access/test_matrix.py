@@ -18,6 +18,7 @@ from access.scopes import Scope
 from access.services import create_token
 from batch.models import State
 from contimg.urls import product_actions, router
+from qa.models import Policy
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -148,8 +149,16 @@ def world() -> dict[str, Any]:
         "assessment": factories.AssessmentFactory(),
         "review": factories.ReviewFactory(),
         "seen epoch": factories.MosaicFactory().mosaic_of,
-        "policy": factories.RuleFactory().policy,
+        "policy": _policy(),
     }
+
+
+def _policy() -> Policy:
+    """With a rule of each kind of subject, or it would not be activated."""
+    policy = factories.RuleFactory().policy
+    for kind, metric in (("calibration_table", "flagged_fraction"), ("epoch", "flux_ratio")):
+        factories.RuleFactory(policy=policy, subject_kind=kind, metric=metric)
+    return policy
 
 
 def client_of(role: str) -> APIClient:

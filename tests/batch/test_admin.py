@@ -6,6 +6,7 @@ import pytest
 from django.urls import reverse
 
 from access.models import AuditEntry
+from batch.models import Batch
 from provenance.models import Quarantine
 from qa.models import Policy
 from qa.policies import RuleSpec, create_draft
@@ -14,7 +15,7 @@ from tests.factories import ImageFactory, MeasurementFactory, UserFactory
 
 pytestmark = pytest.mark.django_db
 NOISE = RuleSpec(
-    subject_kind="image", name="noise", metric="rms_over_thermal", comparison="gt", limit=1.2, grade="marginal",
+    subject_kind="image", name="noise_high", metric="rms_over_thermal", comparison="gt", limit=1.2, grade="marginal",
     reason="a fifth above the thermal noise",
 )  # fmt: skip
 
@@ -37,13 +38,14 @@ def try_url(policy: Policy, kind: str = "image") -> str:
 
 def test_a_draft_is_tried_and_activated(admin_client):
     assess_image(image=ImageFactory(peak_jy_per_beam=1.25, rms_jy_per_beam=0.0013, thermal_rms_jy_per_beam=0.001))
-    draft = create_draft(name="mine", rules=[NOISE])
+    draft = create_draft(name="mine", rules=[NOISE], based_on=Policy.objects.get(is_active=True))
     page = admin_client.get(try_url(draft)).content.decode()
     assert "1 judged, 1 with another grade" in page
     assert "Activate" in page
     done = admin_client.post(try_url(draft), follow=True)
     assert said(done) == [
-        "mine 1 is active. 0 calibration tables were judged again; 1 batches judge the images and epochs."
+        "mine 1 is active. 0 calibration tables were judged again. Images and epochs are judged by batch "
+        f"{Batch.objects.get().pk}, which a worker runs."
     ]
     assert Policy.objects.get(is_active=True) == draft
     assert AuditEntry.objects.get(action="policy.activate").actor.username == "admin"

@@ -19,13 +19,14 @@ pytestmark = [
     pytest.mark.usefixtures("installation"),
 ]
 NOISE = RuleSpec(
-    subject_kind="image", name="noise", metric="rms_over_thermal", comparison="gt", limit=1.2, grade="marginal",
+    subject_kind="image", name="noise_high", metric="rms_over_thermal", comparison="gt", limit=1.2, grade="marginal",
     reason="a fifth above the thermal noise",
 )  # fmt: skip
 
 
 def test_of_two_activations_at_once_one_wins_and_the_other_is_told():
-    first, second = (create_draft(name=name, rules=[NOISE]) for name in ("one", "two"))
+    active = Policy.objects.get(is_active=True)
+    first, second = (create_draft(name=name, rules=[NOISE], based_on=active) for name in ("one", "two"))
 
     def attempt() -> str:
         try:

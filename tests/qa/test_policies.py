@@ -48,6 +48,13 @@ def rule(**changed) -> RuleSpec:
     return dataclasses.replace(NOISE, **changed)
 
 
+# A policy has rules of every kind of subject, or it is not activated.
+OF_OTHERS = [
+    rule(subject_kind="calibration_table", metric="flagged_fraction", limit=0.4, grade="poor"),
+    rule(subject_kind="epoch", metric="flux_ratio", gate="flux_scale"),
+]
+
+
 def active() -> Policy:
     return Policy.objects.get(is_active=True)
 
@@ -131,9 +138,9 @@ def test_another_threshold_is_a_new_version_by_data_alone():
 
 def test_a_draft_changes_and_goes_and_what_was_activated_does_neither():
     draft = create_draft(name="mine", rules=[NOISE])
-    change_draft(policy=draft, rules=[rule(limit=1.4)], note="laxer")
+    change_draft(policy=draft, rules=[rule(limit=1.4), *OF_OTHERS], note="laxer")
     draft.refresh_from_db()
-    assert (draft.note, draft.rules.get().limit) == ("laxer", 1.4)
+    assert (draft.note, draft.rules.get(subject_kind="image").limit) == ("laxer", 1.4)
     activate(policy=draft)
     activate(policy=Policy.objects.filter(name="standard").latest("version"))
     for act in (lambda: change_draft(policy=draft, note="x"), lambda: delete_draft(policy=draft)):
@@ -212,8 +219,7 @@ def test_a_kind_without_rules_is_not_evaluated(kind):
 def test_activating_judges_tables_at_once_and_current_images_by_a_batch():
     image(is_current=False)
     current, table = image(), CalibrationTableFactory(metrics={"flagged_fraction": 0.5})
-    flagged = rule(subject_kind="calibration_table", metric="flagged_fraction", limit=0.4, grade="poor")
-    done = activate_policy(policy=create_draft(name="mine", rules=[NOISE, flagged]))
+    done = activate_policy(policy=create_draft(name="mine", rules=[NOISE, *OF_OTHERS]))
     assert done.n_tables == 1
     assert table.assessments.current().get().policy == done.policy
     assert [item.image_id for batch in done.batches for item in batch.items.all()] == [current.pk]
@@ -225,11 +231,20 @@ def test_activating_judges_a_mosaic_with_its_epoch_which_stays_lenient_where_it_
     strict, lenient = EpochFactory(), EpochFactory(is_lenient=True)
     for epoch in (strict, lenient):
         MosaicFactory(mosaic_of=epoch)
-    done = activate_policy(policy=create_draft(name="mine", rules=[NOISE]))
+    done = activate_policy(policy=create_draft(name="mine", rules=[NOISE, *OF_OTHERS]))
     asked = {
         (item.epoch_id, batch.parameters["lenient"]) for batch in done.batches for item in batch.items.all()
     }  # fmt: skip
     assert asked == {(strict.pk, False), (lenient.pk, True)}
+
+
+@pytest.mark.parametrize("silent", ["calibration_table", "epoch"])
+def test_a_policy_that_says_nothing_of_a_kind_is_not_activated(silent):
+    before = active()
+    kept = [one for one in OF_OTHERS if one.subject_kind != silent]
+    with pytest.raises(InvalidPolicy, match=f"no rules of {silent}"):
+        activate_policy(policy=create_draft(name="mine", rules=[NOISE, *kept]))
+    assert active() == before
 
 
 # --- doors ----------------------------------------------------------------------------------------------------------
@@ -242,7 +257,7 @@ def run(*arguments: str):
 def test_the_command_drafts_shows_tries_and_activates(tmp_path):
     assess_image(image=image())
     file = tmp_path / "draft.json"
-    file.write_text(json.dumps({"name": "mine", "rules": [dataclasses.asdict(NOISE)]}))
+    file.write_text(json.dumps({"name": "mine", "rules": [dataclasses.asdict(one) for one in (NOISE, *OF_OTHERS)]}))
     key = str(json.loads(run("draft", str(file), "--json"))["id"])
     assert "rms_over_thermal > 1.2" in run("show", key)
     assert "draft" in run("list")
@@ -258,7 +273,7 @@ def test_the_api_drafts_changes_tries_and_activates(admin_client):
         return getattr(admin_client, method)(f"/api/v1/policies/{address}", body, content_type="application/json")
 
     assess_image(image=image())
-    made = send("post", "", {"name": "mine", "rules": [dataclasses.asdict(NOISE)]})
+    made = send("post", "", {"name": "mine", "rules": [dataclasses.asdict(one) for one in (NOISE, *OF_OTHERS)]})
     assert made.status_code == 201, made.content
     key = made.json()["id"]
     assert send("patch", f"{key}/", {"note": "n"}).json()["note"] == "n"

@@ -44,9 +44,8 @@ class Command(ContimgCommand):
         trying.add_argument("--kind", choices=SubjectKind.values, default=SubjectKind.IMAGE.value)
         trying.add_argument("--from", dest="observed_from", type=utc_time, help="UTC, inclusive")
         trying.add_argument("--until", dest="observed_until", type=utc_time, help="UTC, exclusive")
-        verbs.add_parser("activate", help="It judges from now on; current images are judged by a batch.").add_argument(
-            "id", type=int
-        )
+        activated = verbs.add_parser("activate", help="It judges from now on; images and epochs by batches.")
+        activated.add_argument("id", type=int)
         for parser_of_verb in verbs.choices.values():
             parser_of_verb.add_argument("--json", action="store_true", dest="as_json", help="print it as JSON")
 
@@ -95,11 +94,7 @@ class Command(ContimgCommand):
         if as_json:
             self._print(ActivatedSerializer(done).data)
             return
-        batches = ", ".join(str(batch.pk) for batch in done.batches) or "none: there are no images"
-        self.stdout.write(
-            f"{done.policy} is active. {done.n_tables} calibration tables were judged again; batches that judge the "
-            f"images: {batches}."
-        )
+        self.stdout.write(str(done))
 
     def _show_policy(self, policy: Policy, as_json: bool) -> None:
         if as_json:
