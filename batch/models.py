@@ -234,7 +234,8 @@ class Item(models.Model):
             ),
             models.Index(fields=["image"], condition=Q(image__isnull=False), name="item_image"),
             models.Index(fields=["epoch"], condition=Q(epoch__isnull=False), name="item_epoch"),
-            models.Index(fields=["-priority", "id"], condition=Q(state=State.READY), name="item_claimable"),
+            # `state` comes first, constant as it is: SQLite would else choose `item_state` and sort all that is ready.
+            models.Index(fields=["state", "-priority", "id"], condition=Q(state=State.READY), name="item_claimable"),
             models.Index(fields=["lease_until"], condition=Q(state=State.RUNNING), name="item_leases"),
             models.Index(
                 fields=["epoch"], condition=Q(state=State.WAITING, stage=StageName.MOSAIC), name="item_waiting_mosaics"

@@ -25,6 +25,7 @@ from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.insert import insert_like
 from contimg.products import digest
+from contimg.querysets import listed
 from images.filters import EpochFilter, ImageFilter
 from images.models import Image
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter
@@ -231,7 +232,7 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
         by_kind.setdefault(kind, []).append(pk)
     found = []
     for kind, keys in by_kind.items():
-        some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=[key for key in keys if key <= MAX_KEY]))
+        some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=listed(key for key in keys if key <= MAX_KEY)))
         missing = sorted(set(keys) - set(some.locks))
         if missing:
             raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
@@ -333,7 +334,8 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
             [*columns, "writes_to", "after_id", "state", "error_code", "error_detail"],
             rows,
         )
-        before = list(batch.items.filter(stage=link.name).order_by("pk").values_list("pk", flat=True))
+        if link is not links[-1]:
+            before = list(batch.items.filter(stage=link.name).order_by("pk").values_list("pk", flat=True))
 
 
 def _waits(epochs: Sequence[tuple[str, int, str]]) -> dict[int, str]:

@@ -112,7 +112,8 @@ def _command(stages: tuple[str, ...]) -> list[str]:
     """It listens for the doorbells of these stages, or of all: also one that an older contimg left in its queue."""
     if settings.CONTIMG_COURIER == "database":
         queues = ",".join(stages) or "*"
-        return ["manage.py", "db_worker", "--no-startup-delay", "--no-reload", "-v", "0", "--queue-name", queues]
+        options = ["--no-startup-delay", "--no-reload", "-v", "0", "--skip-checks"]  # this process has made them
+        return ["manage.py", "db_worker", *options, "--queue-name", queues]
     from batch.celery import queue_of  # Celery is installed where it is the courier
 
     queues = ",".join(queue_of(stage) for stage in stages or stages_there_are())

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import or_
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, When
 from django.db.models.functions import Coalesce, Now
 from django.db.models.lookups import Exact
@@ -86,11 +86,10 @@ def claim(
     What was handed back because it needs more room on the disk than there is now is left alone; `room_bytes` is asked
     only where the best item is one of those.
     """
-    items = _claimable(stages, batch)
     for _ in range(CLAIM_TRIES):
         try:
             with transaction.atomic():
-                return _claim_first(items, worker, host, room_bytes)
+                return _claim_first(tuple(stages), batch, worker, host, room_bytes)
         except IntegrityError:  # somebody began to write to the same thing in this moment; the next look sees it
             continue
     return None
@@ -98,27 +97,45 @@ def claim(
 
 def explain(*, code: str, detail: str, stages: Iterable[str] = (), batch: Batch | None = None) -> None:
     """Write on the item that is next why it is not taken. Who takes it wipes that out."""
-    first = _claimable(stages, batch).first()
+    first = _claimable(stages, batch, _paused()).first()
     if first is not None:
         row = Item.objects.ready().filter(pk=first.pk)
         row.update(error_code=code, error_detail=detail[:500], changed_at=Now())
 
 
-def _claimable(stages: Iterable[str], batch: Batch | None) -> ItemQuerySet:
-    paused = set(Pause.objects.values_list("stage", flat=True))
+def _paused() -> frozenset[str]:
+    return frozenset(Pause.objects.values_list("stage", flat=True))
+
+
+def _claimable(stages: Iterable[str], batch: Batch | None, paused: frozenset[str]) -> ItemQuerySet:
+    """Asks nothing about pauses: PostgreSQL would join and sort all that is ready before it took the best."""
     if "" in paused:
         return Item.objects.none()
-    items = Item.objects.claimable(stages).exclude(stage__in=paused)
+    items = Item.objects.claimable(stages).exclude(stage__in=sorted(paused))
     return items if batch is None else items.filter(batch=batch)
 
 
-def _claim_first(items: ItemQuerySet, worker: str, host: str, room_bytes: Callable[[], float]) -> Claim | None:
-    free = items.select_for_update(skip_locked=True, of=("self",)).only(
-        "attempt", "batch_id", "stage", "reserved_bytes"
-    )
-    item = free.first()
+def _untaken(stages: Iterable[str], batch: Batch | None, paused: frozenset[str]) -> ItemQuerySet:
+    """Skips those that somebody else is taking at this moment."""
+    free = _claimable(stages, batch, paused).select_for_update(skip_locked=True, of=("self",))
+    return free.only("attempt", "batch_id", "stage", "reserved_bytes")
+
+
+@lru_cache(maxsize=8)
+def _statement(stages: tuple[str, ...], batch: Batch | None, paused: frozenset[str], vendor: str) -> tuple[str, tuple]:
+    """What asks for the best item, in the vendor's SQL: the same for each claim. Writing it costs more than asking."""
+    return _untaken(stages, batch, paused)[:1].query.sql_with_params()
+
+
+def _claim_first(
+    stages: tuple[str, ...], batch: Batch | None, worker: str, host: str, room_bytes: Callable[[], float]
+) -> Claim | None:
+    paused = _paused()
+    if "" in paused:
+        return None
+    item = next(iter(Item.objects.raw(*_statement(stages, batch, paused, connection.vendor))), None)
     if item is not None and item.reserved_bytes > 0 and item.reserved_bytes > (room := room_bytes()):
-        item = free.filter(reserved_bytes__lte=max(0, room)).first()
+        item = _untaken(stages, batch, paused).filter(reserved_bytes__lte=max(0, room)).first()
     if item is None:
         return None
     number = item.attempt + 1

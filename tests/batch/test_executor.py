@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import psutil
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from batch import transitions
 from batch.executor import LOG_LIMIT_BYTES, Executor
@@ -91,6 +91,19 @@ def test_items_are_done_once_in_one_warm_process_with_their_evidence(executor):
         assert attempt.cpu_s is not None
         assert "stage_done" in log_path_of(attempt).read_text()
     assert work_folders() == []
+
+
+def test_the_best_item_is_found_without_sorting_all_that_are_ready(executor):
+    """Else a claim is the dearer the longer the queue: at 10 000 items 7 ms."""
+    asked(3)
+    with transaction.atomic(), connection.cursor() as cursor:
+        if connection.vendor == "postgresql":  # of a few rows it would read all
+            for way in ("seqscan", "bitmapscan", "sort"):
+                cursor.execute(f"SET LOCAL enable_{way} = off")
+        plan = Item.objects.claimable()[:1].explain()
+    assert "item_claimable" in plan
+    assert "ORDER BY" not in plan
+    assert "Sort" not in plan
 
 
 def test_bad_data_fail_once_and_the_next_item_runs(executor):
