@@ -27,6 +27,10 @@ class NothingAsked(InvalidInput):
     code = "nothing_asked"
 
 
+class UnknownAntenna(InvalidInput):
+    code = "unknown_antenna"
+
+
 @dataclass(frozen=True)
 class Impact:
     """`counts` by kind, `products` the keys of the first MOST_NAMED of each, and what they are worth to a reader."""
@@ -67,7 +71,8 @@ def of_observations(
 ) -> Impact:
     """Of an antenna's data, of all data of a time, or of an antenna's in a time.
 
-    Raises NothingAsked and ReversedInterval.
+    Raises NothingAsked, ReversedInterval, and UnknownAntenna where no measurement set has it: of a misspelt name that
+    nothing was touched would be a lie.
     """
     refuse_reversed(observed_from, observed_until)
     if not antenna and observed_from is None and observed_until is None:
@@ -79,8 +84,12 @@ def of_observations(
         during &= Q(observed_at__lt=observed_until)
     if not antenna:
         return impact_of({"subband_group": keys(SubbandGroup.objects.filter(during))})
-    raw = MeasurementSet.objects.uncalibrated().filter(during)
-    return impact_of({"measurement_set": keys(_with_antenna(raw, antenna))})
+    having = _with_antenna(MeasurementSet.objects.uncalibrated(), antenna)
+    if not having.exists():
+        names = MeasurementSet.objects.order_by("-pk").values_list("antennas", flat=True).first() or []
+        like = f"such as {names[0]!r} of the newest" if names else "for there is none yet"
+        raise UnknownAntenna(f"No measurement set has an antenna {antenna!r}; name one as the sets do, {like}.")
+    return impact_of({"measurement_set": keys(having.filter(during))})
 
 
 def of_software(*, name: str, version: str) -> Impact:

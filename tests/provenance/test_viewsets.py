@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group
 from rest_framework.test import APIClient
 
-from tests.factories import ImageFactory
+from tests.factories import ImageFactory, MeasurementSetFactory
 from tests.provenance.chains import make_chain
 
 pytestmark = pytest.mark.django_db
@@ -56,7 +56,8 @@ def test_a_name_from_a_file_is_text_in_the_picture(api):
 @pytest.mark.parametrize(
     ("query", "status"),
     [
-        ("antenna=103", 200),
+        ("antenna=pad1", 200),
+        ("antenna=pad9", 400),
         ("observed_from=2026-03-01T00:00:00Z&observed_until=2026-03-02T00:00:00Z", 200),
         ("software=ducc0&version=0.42", 200),
         ("", 400),
@@ -68,6 +69,7 @@ def test_a_name_from_a_file_is_text_in_the_picture(api):
     ],
 )
 def test_an_impact_is_asked_of_one_thing(api, query, status):
+    MeasurementSetFactory(antennas=["pad1"])
     assert api.get(f"/api/v1/impact/?{query}").status_code == status
 
 
