@@ -22,10 +22,9 @@ from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, Item, Pause, StageN
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
+from contimg.bulk import insert_like, listed
 from contimg.exceptions import ContimgError, InvalidInput
-from contimg.insert import insert_like
 from contimg.products import digest
-from contimg.querysets import listed
 from images.filters import EpochFilter, ImageFilter
 from images.models import Image
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter

@@ -12,8 +12,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from access.audit import audit
+from contimg.bulk import insert_like
 from contimg.exceptions import InvalidInput
-from contimg.insert import insert_like
 from contimg.products import file_checksum
 from contimg.sky import healpix_indices
 from sources.models import ReferenceCatalogue, ReferenceSource

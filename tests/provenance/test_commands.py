@@ -31,7 +31,7 @@ def test_impact_of_an_antenna_a_time_and_software():
     chain = make_chain(2)
     day = f"{chain.groups[0].observed_at:%Y-%m-%d}"
     assert "2  subband group" in said("impact", "time", "--from", day, "--until", "2027-01-01")
-    assert "measurement set" in said("impact", "antenna", "pad1")
+    assert "4  measurement set" in said("impact", "antenna", "pad1")
     with pytest.raises(CommandError, match=r"No measurement set has an antenna 'pad01'.*such as 'pad1'"):
         said("impact", "antenna", "pad01")
     assert said("impact", "software", "ducc0", "no such").startswith("         0  points")
