@@ -51,6 +51,7 @@ from batch.services import (
 )
 from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
+from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from provenance.filters import QuarantineFilter
 from provenance.models import Quarantine
@@ -71,6 +72,7 @@ class BatchViewSet(ReadOnlyResource):
     filterset_class = BatchFilter
     orderings: ClassVar[list[str]] = ["created_at", "id"]
     ordering: ClassVar[str] = "-created_at"
+    reusable_s = 5  # the ETA
     required_scopes = dict.fromkeys(("create", "cancel", "retry", "priority"), Scope.OPERATE)
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
@@ -167,6 +169,7 @@ class ItemViewSet(ReadOnlyResource):
     filterset_class = ItemFilter
     orderings: ClassVar[list[str]] = ["id"]
     ordering: ClassVar[str] = "-id"
+    reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("cancel", "retry"), Scope.OPERATE)
 
     def get_serializer_context(self) -> dict[str, Any]:

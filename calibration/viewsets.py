@@ -22,6 +22,7 @@ from calibration.serializers import (
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
+from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 
 
@@ -35,6 +36,7 @@ class CalibratorViewSet(ReadOnlyResource):
     filterset_class = CalibratorFilter
     orderings = ["name", "ra_deg", "dec_deg", "id"]
     ordering = "name"
+    reusable_s = 5  # the next transits
 
 
 class CalibrationTableViewSet(ReadOnlyResource):
@@ -47,6 +49,7 @@ class CalibrationTableViewSet(ReadOnlyResource):
     filterset_class = CalibrationTableFilter
     orderings = ["valid_from", "created_at", "id"]
     ordering = "-valid_from"
+    reusable_s = ALWAYS
 
 
 class AntennaFlagViewSet(ReadOnlyResource):
@@ -59,6 +62,7 @@ class AntennaFlagViewSet(ReadOnlyResource):
     filterset_class = AntennaFlagFilter
     orderings: ClassVar[list[str]] = ["started_at", "id"]
     ordering: ClassVar[str] = "-started_at"
+    reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "withdraw"), Scope.OPERATE)
 
     @extend_schema(request=NewAntennaFlagSerializer, responses={201: AntennaFlagChangeSerializer})

@@ -263,7 +263,7 @@ CONTIMG_THROTTLE_TOKEN = _rate("CONTIMG_THROTTLE_TOKEN", "6000/min")
 CONTIMG_THROTTLE_LOGIN = _rate("CONTIMG_THROTTLE_LOGIN", "10/min")
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": [
-        "rest_framework.renderers.JSONRenderer",
+        "contimg.api.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
     "DEFAULT_PARSER_CLASSES": ["contimg.api.parsers.JSONParser"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -81,13 +82,23 @@ def image_file(*, image: Image) -> Path:
 
 def celestial_cards(*, image: Image) -> dict[str, str | float] | None:
     """The cards of the file's first header that say where it is, named in lower case; None where it has none."""
+    try:
+        path = image_file(image=image)
+        stat = path.stat()
+    except (OSError, ContimgError):  # gone
+        return None
+    return _celestial_cards(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=10_000)  # reading a header takes longer than all else of an image's detail
+def _celestial_cards(path: Path, size_bytes: int, changed_ns: int) -> dict[str, str | float] | None:
     from astropy.io.fits import Header, VerifyError
 
     try:
-        with image_file(image=image).open("rb") as file:
+        with path.open("rb") as file:
             header = Header.fromfile(file)
         cards = {name.lower(): header[name] for name in header if _CELESTIAL_CARD.fullmatch(name)}
-    except (OSError, EOFError, ValueError, VerifyError, ContimgError):  # gone, or spoilt since it was registered
+    except (OSError, EOFError, ValueError, VerifyError):  # spoilt since it was registered
         return None
     known = {name: value for name, value in cards.items() if isinstance(value, str) or math.isfinite(value)}
     return known if any(name.startswith("ctype") for name in known) else None

@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from contimg.api.errors import ProblemSerializer
 from contimg.api.files import file_response
 from contimg.api.negotiation import FileNegotiation
+from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from contimg.products import product_path
 from images.filters import EpochFilter, ImageFilter
@@ -36,6 +37,7 @@ class ImageViewSet(ReadOnlyResource):
     filterset_class = ImageFilter
     orderings = ["observed_at", "rms_jy_per_beam", "dynamic_range", "name", "created_at", "id"]
     ordering = "-observed_at"
+    reusable_s = ALWAYS
 
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, content_negotiation_class=FileNegotiation)
@@ -73,8 +75,9 @@ class EpochViewSet(ReadOnlyResource):
     filterset_class = EpochFilter
     orderings = ["started_at", "id"]
     ordering = "-started_at"
+    reusable_s = ALWAYS
 
-    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+    def make_detail(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         epoch = self.get_object()
         mosaic = epoch.mosaics.current().with_comparison().first()
         comparison = getattr(mosaic, "comparison", None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter
 from observations.models import MeasurementSet, SubbandGroup
@@ -21,6 +22,7 @@ class SubbandGroupViewSet(ReadOnlyResource):
     filterset_class = SubbandGroupFilter
     orderings = ["observed_at", "id"]
     ordering = "-observed_at"
+    reusable_s = ALWAYS
 
 
 class MeasurementSetViewSet(ReadOnlyResource):
@@ -33,3 +35,4 @@ class MeasurementSetViewSet(ReadOnlyResource):
     filterset_class = MeasurementSetFilter
     orderings = ["observed_at", "flagged_fraction", "id"]
     ordering = "-observed_at"
+    reusable_s = ALWAYS

@@ -15,6 +15,7 @@ from access.permissions import InsufficientScope
 from access.scopes import Scope, is_allowed
 from contimg.api.errors import ProblemSerializer
 from contimg.api.filters import refuse_unknown
+from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from images.models import Image
 from images.serializers import ImageDetailSerializer
@@ -58,6 +59,7 @@ class AssessmentViewSet(ReadOnlyResource):
     filterset_class = AssessmentFilter
     orderings = ["created_at", "id"]
     ordering = "-created_at"
+    reusable_s = ALWAYS
 
 
 class PolicyViewSet(ReadOnlyResource):
@@ -70,6 +72,7 @@ class PolicyViewSet(ReadOnlyResource):
     filterset_class = PolicyFilter
     orderings = ["created_at", "version", "id"]
     ordering = "-created_at"
+    reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "partial_update", "destroy", "evaluate", "activate"), Scope.ADMIN)
 
     @extend_schema(request=NewPolicySerializer, responses={201: PolicyDetailSerializer, 409: ProblemSerializer})
@@ -120,6 +123,7 @@ class ReviewViewSet(ReadOnlyResource):
     filterset_class = ReviewFilter
     orderings = ["created_at", "id"]
     ordering = "-created_at"
+    reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "withdraw", "next", "epoch", "agreement"), Scope.REVIEW)
 
     @extend_schema(request=NewReviewSerializer, responses={201: ReviewSerializer, 404: ProblemSerializer})
@@ -192,6 +196,7 @@ class AlertViewSet(ReadOnlyResource):
     filterset_class = AlertFilter
     orderings = ["observed_at", "id"]
     ordering = "-observed_at"
+    reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("acknowledge", "silence"), Scope.OPERATE)
 
     @extend_schema(request=AcknowledgeSerializer, responses={200: AlertSerializer, 409: ProblemSerializer})

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from django.http import HttpResponseBase
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from contimg.api.reuse import ALWAYS, reused
 from contimg.api.viewsets import ReadOnlyResource
 from sources import services
 from sources.filters import MeasurementFilter, ReferenceCatalogueFilter, ReferenceSourceFilter, SourceFilter
@@ -32,12 +34,13 @@ class SourceViewSet(ReadOnlyResource):
     filterset_class = SourceFilter
     orderings = ["name", "flux_mean_jy", "eta", "v", "last_seen_at", "id"]
     ordering = "name"
+    reusable_s = ALWAYS
 
     @extend_schema(responses=LightCurveSerializer)
     @action(detail=True, url_path="light-curve")
-    def light_curve(self, request: Request, pk: str) -> Response:
+    def light_curve(self, request: Request, pk: str) -> HttpResponseBase:
         """Every epoch that covered the source, and the statistics of those that count."""
-        return Response(services.light_curve(source=self.get_object()))
+        return reused(request, lambda: Response(services.light_curve(source=self.get_object())), for_s=self.reusable_s)
 
 
 class MeasurementViewSet(ReadOnlyResource):
@@ -50,6 +53,7 @@ class MeasurementViewSet(ReadOnlyResource):
     filterset_class = MeasurementFilter
     orderings = ["observed_at", "snr", "id"]
     ordering = "-observed_at"
+    reusable_s = ALWAYS
 
 
 class ReferenceCatalogueViewSet(ReadOnlyResource):
@@ -62,6 +66,7 @@ class ReferenceCatalogueViewSet(ReadOnlyResource):
     filterset_class = ReferenceCatalogueFilter
     orderings = ["name", "id"]
     ordering = "name"
+    reusable_s = ALWAYS
 
 
 class ReferenceSourceViewSet(ReadOnlyResource):
@@ -74,3 +79,4 @@ class ReferenceSourceViewSet(ReadOnlyResource):
     filterset_class = ReferenceSourceFilter
     orderings = ["flux_jy", "id"]
     ordering = "id"
+    reusable_s = ALWAYS

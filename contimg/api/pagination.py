@@ -73,7 +73,7 @@ class KeysetPagination(BasePagination):
     next_url: str | None = None
     previous_url: str | None = None
 
-    def _link(self, page: Sequence[models.Model], cursor: Cursor, more: bool) -> None:
+    def _link(self, page: Sequence[Any], cursor: Cursor, more: bool) -> None:
         has_next = cursor.after is not None if cursor.backward else more
         has_previous = more if cursor.backward else cursor.after is not None
         self.next_url = self._url(Cursor(False, self.order.position(page[-1]) if page else None)) if has_next else None
@@ -149,7 +149,9 @@ class Order:
     def is_nullable(self) -> bool:
         return bool(self.field.null)
 
-    def position(self, row: models.Model) -> Position:
+    def position(self, row: Any) -> Position:
+        if isinstance(row, dict):
+            return Position(row[self.name], row["id"])
         return Position(getattr(row, self.name), row.pk)
 
     def parsed(self, written: Any) -> Any:
@@ -252,7 +254,7 @@ def _list_identity(request: Request) -> str:
 
 
 def _written(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
 def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

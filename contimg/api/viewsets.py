@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +15,8 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from contimg.api.filters import refuse_unknown
+from contimg.api.reuse import reused
+from contimg.api.rows import shown_by
 
 
 class ReadOnlyResource(ReadOnlyModelViewSet):
@@ -28,6 +31,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     orderings: ClassVar[list[str]]
     ordering: ClassVar[str]
     required_scopes: ClassVar[Mapping[str, str]] = {}
+    # For how long the answers of its list and detail hold while the database is the same; see contimg/api/reuse.py.
+    reusable_s: ClassVar[float] = 0
     # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
     query_parameters: ClassVar[Sequence[str] | None] = ()
 
@@ -38,7 +43,24 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
             refuse_unknown(request, ["format", *self.query_parameters])
 
     def get_queryset(self) -> QuerySet[Any]:
-        return self.detail_queryset.all() if self.action == "retrieve" else super().get_queryset()
+        if self.action == "retrieve":
+            return self.detail_queryset.all()
+        rows = _rows(type(self)) if self.action == "list" else None
+        return super().get_queryset() if rows is None else rows.all()
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        return reused(request, lambda: self.make_list(request, *args, **kwargs), for_s=self.reusable_s)
+
+    def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        return reused(request, lambda: self.make_detail(request, *args, **kwargs), for_s=self.reusable_s)
+
+    def make_list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        if _rows(type(self)) is None:
+            return super().list(request, *args, **kwargs)
+        return self.get_paginated_response(self.paginate_queryset(self.filter_queryset(self.get_queryset())))
+
+    def make_detail(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().retrieve(request, *args, **kwargs)
 
     def get_serializer_class(self) -> type[BaseSerializer[Any]]:
         return self.detail_serializer_class if self.action == "retrieve" else super().get_serializer_class()
@@ -48,15 +70,27 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """HEAD has the headers of GET (RFC 9110, 9.3.2); Django's ConditionalGetMiddleware sees only to GET."""
-        final = super().finalize_response(request, response, *args, **kwargs)
-        if request.method == "HEAD" and isinstance(final, Response):
+        final: Any = super().finalize_response(request, response, *args, **kwargs)
+        if request.method != "HEAD" or final.streaming:
+            return final
+        if isinstance(final, Response):
             final.add_post_render_callback(lambda rendered: _conditional(request, rendered))
-        return final
+            return final
+        return _conditional(request, final)
+
+
+@functools.cache
+def _rows(viewset: Any) -> QuerySet[Any] | None:
+    """What the list shows, as rows of one query; None when that takes instances."""
+    names = getattr(viewset.serializer_class(), "fields", {})
+    # A cursor is made of what the last row shows.
+    return shown_by(viewset.serializer_class, viewset.queryset) if names.keys() >= set(viewset.orderings) else None
 
 
 def _conditional(request: Request, response: Any) -> Any:
-    etag = set_response_etag(response).headers["ETag"]
-    return get_conditional_response(request, etag=etag, response=response)
+    if not response.has_header("ETag"):
+        set_response_etag(response)
+    return get_conditional_response(request, etag=response.headers["ETag"], response=response)
 
 
 class Router(DefaultRouter):

@@ -79,5 +79,6 @@ def test_next_transits_are_when_the_meridian_is_there(api):
     assert transiting(api, datetime.fromisoformat(shown[0])) == {calibrator.name}
 
 
+@pytest.mark.django_db
 def test_a_time_of_transit_that_is_none_is_refused(api):
     assert api.get("/api/v1/calibrators/", {"transiting_at": "tonight"}).status_code == 400

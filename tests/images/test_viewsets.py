@@ -213,6 +213,7 @@ def test_images_that_cover_a_point_are_filtered_further_also_by_a_cone(api):
     assert covering(api, 20.0, 0.0, ra_deg=20.6, dec_deg=0, radius_deg=0.2) == [new.pk]
 
 
+@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("point", "wrong"),
     [

@@ -16,6 +16,8 @@ from contimg import exceptions as ours
 from contimg.api.errors import CONTENT_TYPE
 from images.viewsets import ImageViewSet
 
+pytestmark = pytest.mark.django_db
+
 SHAPE = {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
 LIST = "/api/v1/images/"
 
@@ -100,7 +102,6 @@ def test_a_wrong_field_is_named(api, failing_with):
     assert body["detail"] == "size: Too big. size: Odd. Never."
 
 
-@pytest.mark.django_db
 def test_a_missing_row_is_not_found(api):
     for unknown in ("1", "0", "-1", "x", "9" * 30):
         problem_of(api.get(f"{LIST}{unknown}/"), 404, "not_found")
@@ -139,7 +140,6 @@ def test_a_host_that_is_not_ours_is_a_bad_request(api):
     problem_of(api.get(LIST, headers={"host": "evil.example"}), 400, "invalid_input")
 
 
-@pytest.mark.django_db
 def test_an_error_outside_of_a_view_is_a_problem_too(monkeypatch):
     def broken(*args):
         raise RuntimeError("SELECT secret")
@@ -164,7 +164,6 @@ def test_pages_for_people_exist_for_every_handler(rf):
     assert errors.server_error(request).status_code == 500
 
 
-@pytest.mark.django_db
 def test_a_browser_sees_the_problem_inside_the_browsable_page(api):
     response = api.get(f"{LIST}1/", headers={"accept": "text/html"})
     assert response.status_code == 404
@@ -180,7 +179,6 @@ def test_reading_needs_a_login_when_it_is_not_public(api, settings, path):
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="contimg"'
 
 
-@pytest.mark.django_db
 def test_a_user_reads_when_reading_is_not_public(api, settings, django_user_model):
     settings.CONTIMG_PUBLIC_READ = False
     api.force_login(django_user_model.objects.create_user("ada"))

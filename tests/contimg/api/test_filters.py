@@ -18,6 +18,8 @@ from tests.factories import (
     SubbandGroupFactory,
 )
 
+pytestmark = pytest.mark.django_db
+
 IMAGES = "/api/v1/images/"
 SOURCES = "/api/v1/sources/"
 
@@ -39,7 +41,6 @@ def test_an_unknown_parameter_is_refused_and_the_valid_ones_are_named(api):
         assert name in response.json()["detail"]
 
 
-@pytest.mark.django_db
 def test_a_detail_refuses_an_unknown_parameter_too(api):
     url = f"{IMAGES}{ImageFactory().pk}/"
     assert errors(api.get(url, {"foo": "1"})) == {"foo": "unknown_parameter"}
@@ -48,7 +49,6 @@ def test_a_detail_refuses_an_unknown_parameter_too(api):
         assert api.get(url, {"format": form}).status_code == 200
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("method", "url"),
     [
@@ -72,12 +72,10 @@ def test_an_action_refuses_an_unknown_parameter_too(admin_user, method, url):
     assert errors(response) == {"x": "unknown_parameter"}
 
 
-@pytest.mark.django_db
 def test_a_method_that_there_is_not_is_405_whatever_the_parameters(api):
     assert api.delete(f"{IMAGES}{ImageFactory().pk}/?x=1").status_code in (401, 405)
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("query", ["limit=1&limit=5", "kind=tile&kind=mosaic", "ordering=id&ordering=name"])
 def test_a_parameter_given_twice_is_refused(api, query):
     assert errors(api.get(f"{IMAGES}?{query}")) == {query.split("=")[0]: "repeated_parameter"}
@@ -93,7 +91,6 @@ def test_an_empty_time_is_refused_too(api):
     assert errors(api.get("/api/v1/calibration-tables/", {"valid_at": ""})) == {"valid_at": "empty_parameter"}
 
 
-@pytest.mark.django_db
 def test_the_form_of_the_browsable_page_may_leave_fields_empty(api):
     image = ImageFactory()
     page = api.get(IMAGES, {"kind": "tile", "grade": "", "rms_jy_per_beam__lt": "", "format": "api"})
@@ -136,7 +133,6 @@ def test_a_value_that_cannot_be_read_is_refused_and_not_ignored(api, name, value
     assert list(errors(api.get(IMAGES, {name: value}))) == [name]
 
 
-@pytest.mark.django_db
 def test_numbers_above_what_a_column_holds_find_nothing(api):
     MeasurementSetFactory()
     assert ids(api.get("/api/v1/measurement-sets/", {"n_antennas": "100000"})) == []
@@ -144,14 +140,12 @@ def test_numbers_above_what_a_column_holds_find_nothing(api):
     assert ids(api.get("/api/v1/measurement-sets/", {"group": str(2**63 - 1)})) == []
 
 
-@pytest.mark.django_db
 def test_several_choices_are_separated_by_commas(api):
     good, marginal, poor = (ImageFactory(grade=grade) for grade in ("good", "marginal", "poor"))
     assert set(ids(api.get(IMAGES, {"grade": "good,marginal"}))) == {good.pk, marginal.pk}
     assert ids(api.get(IMAGES, {"grade": "poor"})) == [poor.pk]
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("lookup", "expected"),
     [("", {1}), ("__lt", {0}), ("__lte", {0, 1}), ("__gt", {2}), ("__gte", {1, 2})],
@@ -162,14 +156,12 @@ def test_a_range_has_both_sides_of_its_edge(api, lookup, expected):
     assert set(found) == {rows[n].pk for n in expected}
 
 
-@pytest.mark.django_db
 def test_zero_is_a_value_and_null_is_not_zero(api):
     zero, unknown = ImageFactory(rms_jy_per_beam=0.0), ImageFactory(rms_jy_per_beam=None)
     assert ids(api.get(IMAGES, {"rms_jy_per_beam": "0"})) == [zero.pk]
     assert ids(api.get(IMAGES, {"rms_jy_per_beam__isnull": "true"})) == [unknown.pk]
 
 
-@pytest.mark.django_db
 def test_a_generated_column_is_filtered_like_any_other(api):
     bright = ImageFactory(peak_jy_per_beam=1.0, rms_jy_per_beam=0.001)
     ImageFactory(peak_jy_per_beam=0.01, rms_jy_per_beam=0.001)
@@ -179,7 +171,6 @@ def test_a_generated_column_is_filtered_like_any_other(api):
     assert ids(api.get("/api/v1/subband-groups/", {"is_complete": "false"})) == [partial.pk]
 
 
-@pytest.mark.django_db
 def test_times_are_compared_in_utc(api):
     early = MeasurementSetFactory(observed_at=FIRST_TILE)
     late = MeasurementSetFactory(observed_at=FIRST_TILE + timedelta(hours=1))
@@ -194,7 +185,6 @@ def test_times_are_compared_in_utc(api):
 POSITIONS = [(0.0, 0.0), (359.999, 0.01), (0.002, -0.003), (10.0, 89.95), (190.0, 89.96), (45.0, -90.0), (120.0, 16.2)]
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(
     ("ra_deg", "dec_deg", "radius_deg"),
     [(0, 0, 0.05), (359.9999, 0, 0.01), (10, 90, 0.2), (0, 90, 0.045), (300, -90, 10), (120, 16.2, 1e-3), (0, 0, 10)],
@@ -211,7 +201,6 @@ def test_a_cone_finds_what_the_great_circle_says_nearest_first(api, ra_deg, dec_
         assert row["separation_deg"] == pytest.approx(separations[row["id"]], abs=1e-9)
 
 
-@pytest.mark.django_db
 def test_a_cone_is_paged_nearest_first(api):
     rows = [SourceFactory(ra_deg=100 + 0.01 * (n // 2), dec_deg=0.0) for n in range(7)]
     url = f"{SOURCES}?ra_deg=100&dec_deg=0&radius_deg=1&limit=2"
@@ -223,7 +212,6 @@ def test_a_cone_is_paged_nearest_first(api):
     assert found == [row.pk for row in rows]
 
 
-@pytest.mark.django_db
 def test_a_cone_may_be_ordered_otherwise_and_filtered_further(api):
     near, far = SourceFactory(ra_deg=100, dec_deg=0, eta=1.0), SourceFactory(ra_deg=100.1, dec_deg=0, eta=2.0)
     cone = {"ra_deg": 100, "dec_deg": 0, "radius_deg": 1}
@@ -232,7 +220,6 @@ def test_a_cone_may_be_ordered_otherwise_and_filtered_further(api):
     assert ids(api.get(SOURCES, {**cone, "eta__lt": "1.5"})) == [near.pk]
 
 
-@pytest.mark.django_db
 def test_outside_of_a_cone_the_separation_is_null(api):
     SourceFactory()
     assert api.get(SOURCES).json()["results"][0]["separation_deg"] is None
@@ -258,14 +245,12 @@ def test_a_cone_outside_of_its_ranges_is_refused(api, cone, wrong):
     assert set(errors(api.get(SOURCES, cone))) == wrong
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("cone", [(0, -90, 10), (359.999, 90, 1e-5)])
 def test_a_cone_at_the_edges_of_its_ranges_is_taken(api, cone):
     ids(api.get(SOURCES, dict(zip(("ra_deg", "dec_deg", "radius_deg"), cone, strict=True))))
 
 
 @pytest.mark.parametrize("resource", ["subband-groups", "measurement-sets", "calibrators", "images", "measurements"])
-@pytest.mark.django_db
 def test_every_resource_with_a_position_has_a_cone(api, resource):
     ids(api.get(f"/api/v1/{resource}/", {"ra_deg": 0, "dec_deg": 0, "radius_deg": 1}))
 
@@ -276,7 +261,6 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(("prefix", "view"), [(prefix, view) for prefix, view, _ in router.registry])
 def test_no_value_of_any_parameter_is_an_error_of_ours(administrator, prefix, view):
     names = [*view.filterset_class.base_filters, "ordering", "format", "cursor", "limit", "count"]

@@ -16,6 +16,8 @@ from images.models import Image
 from sources.models import Source
 from tests.factories import FIRST_TILE, TILE, ImageFactory, SourceFactory
 
+pytestmark = pytest.mark.django_db
+
 SOURCES = "/api/v1/sources/"
 IMAGES = "/api/v1/images/"
 
@@ -51,7 +53,6 @@ def both_ways(view) -> list[str]:
     return [sign + name for name in view.orderings for sign in ("", "-")]
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])
 def test_pages_of_images_with_ties_and_nulls_are_the_sorted_whole_in_every_ordering(api, limit):
     chance = random.Random(1)
@@ -77,7 +78,6 @@ def test_pages_of_images_with_ties_and_nulls_are_the_sorted_whole_in_every_order
         assert [pk for page in reversed(backwards) for pk in page] == expected, ordering
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize(("basename", "view"), [(basename, view) for _, view, basename in router.registry])
 def test_every_documented_ordering_of_every_list_works(administrator, basename, view):
     from tests.test_query_budgets import make_rows
@@ -90,7 +90,6 @@ def test_every_documented_ordering_of_every_list_works(administrator, basename, 
         assert [pk for page in pages for pk in page] == sorted_ids(list(model.objects.all()), ordering)
 
 
-@pytest.mark.django_db
 @hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     values=st.lists(st.none() | st.floats(-1e6, 1e6).map(lambda x: x + 0.0) | st.sampled_from([0.0, 1.0]), max_size=15),
@@ -106,7 +105,6 @@ def test_any_values_come_back_once_and_in_order(values, limit, ordering):
     assert [pk for page in pages for pk in page] == sorted_ids(list(Source.objects.all()), ordering)
 
 
-@pytest.mark.django_db
 def test_a_page_reads_by_position_and_never_by_offset(api):
     SourceFactory.create_batch(5)
     second = api.get(SOURCES, {"limit": 2}).json()["next"]
@@ -117,7 +115,6 @@ def test_a_page_reads_by_position_and_never_by_offset(api):
     assert "OFFSET" not in queries[0]["sql"]
 
 
-@pytest.mark.django_db
 def test_rows_that_come_and_go_do_not_shift_the_pages(api):
     first, _, third, fourth = SourceFactory.create_batch(4)
     page = api.get(SOURCES, {"limit": 2, "ordering": "id"}).json()
@@ -125,7 +122,6 @@ def test_rows_that_come_and_go_do_not_shift_the_pages(api):
     assert [row["id"] for row in api.get(page["next"]).json()["results"]] == [third.pk, fourth.pk]
 
 
-@pytest.mark.django_db
 def test_a_page_whose_rows_are_gone_still_leads_back_into_the_list(api):
     rows = SourceFactory.create_batch(4)
     second = api.get(SOURCES, {"limit": 2, "ordering": "id"}).json()["next"]
@@ -141,7 +137,6 @@ def test_a_page_whose_rows_are_gone_still_leads_back_into_the_list(api):
     assert [found["id"] for found in api.get(nothing_before["next"]).json()["results"]] == [row.pk]
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("limit", ["1", "1000"])
 def test_limits_inside_the_range_are_taken(api, limit):
     assert api.get(SOURCES, {"limit": limit}).status_code == 200
@@ -154,13 +149,11 @@ def test_other_limits_are_refused(api, limit):
     assert response.json()["errors"][0]["field"] == "limit"
 
 
-@pytest.mark.django_db
 def test_a_page_has_100_rows_when_nothing_else_is_said(api):
     SourceFactory.create_batch(101)
     assert len(api.get(SOURCES).json()["results"]) == 100
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("change", ["broken", "empty", "other list", "other ordering", "other filter", "odd"])
 def test_a_cursor_that_is_not_of_this_list_is_refused(api, change):
     SourceFactory.create_batch(3)
@@ -179,7 +172,6 @@ def test_a_cursor_that_is_not_of_this_list_is_refused(api, change):
     assert response.json()["errors"][0]["code"] == "invalid_cursor"
 
 
-@pytest.mark.django_db
 def test_a_count_is_given_when_asked_for(api):
     SourceFactory.create_batch(3)
     assert set(api.get(SOURCES).json()) == {"next", "previous", "results"}
@@ -188,7 +180,6 @@ def test_a_count_is_given_when_asked_for(api):
     assert api.get(SOURCES, {"count": "perhaps"}).status_code == 400
 
 
-@pytest.mark.django_db
 def test_a_count_above_the_cap_is_an_estimate_near_the_truth(api, monkeypatch):
     monkeypatch.setattr(pagination, "MAX_EXACT_COUNT", 100)
     Source.objects.bulk_create(SourceFactory.build_batch(2000))
@@ -207,7 +198,6 @@ def test_a_list_ordered_by_two_columns_is_a_mistake_of_ours():
         pagination.Order.of(Source.objects.order_by("name", "eta"))
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "cursor=x"])
 def test_a_browser_is_told_what_is_wrong_with_its_page_too(api, query):
     answer = api.get(f"/api/v1/sources/?{query}", headers={"accept": "text/html"})

@@ -1,0 +1,122 @@
+"""An answer that was rendered once is sent again while the database is provably the same.
+
+`_state()` names what the database holds: a commit of anybody gives it another name. On PostgreSQL it is the snapshot,
+which every transaction that writes changes when it ends; on SQLite `PRAGMA data_version` of a connection that does
+nothing else, which changes with each commit of any other. It is read before the answer is made: who writes in the
+meantime leaves an answer that nobody asks for any more.
+
+Kept are JSON answers, for each address, format and caller. A view says for how long its answers hold while the database
+is the same: for ever (`ALWAYS`), some seconds where the time plays a part, or not at all. Measured in
+docs/measurements.md, "The API".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.http import HttpResponse, HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+ALWAYS = math.inf
+MOST_BYTES = 64_000_000  # of each process
+_LARGEST_BYTES = 4_000_000
+
+
+@dataclass(frozen=True)
+class _Kept:
+    body: bytes
+    content_type: str
+    etag: str
+
+
+class _Answers:
+    """The newest answers of this process, by key."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Any, tuple[Any, _Kept]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, state: Any) -> _Kept | None:
+        with self._lock:
+            known, kept = self._kept.get(key, (None, None))
+            if kept is None or known != state:
+                return None
+            self._kept.move_to_end(key)
+            return kept
+
+    def keep(self, key: Any, state: Any, answer: _Kept) -> None:
+        with self._lock:
+            self._forget(key)
+            self._kept[key] = (state, answer)
+            self._bytes += len(answer.body)
+            while self._bytes > MOST_BYTES:
+                self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: Any) -> None:
+        _, old = self._kept.pop(key, (None, None))
+        self._bytes -= len(old.body) if old else 0
+
+
+_answers = _Answers()
+
+
+def reused(request: Request, make: Callable[[], Response], *, for_s: float) -> HttpResponseBase:
+    """What `make` answers, or has answered of the same database. In a transaction of our own nothing is reused."""
+    if not for_s or request.accepted_renderer.format != "json" or connection.in_atomic_block:
+        return make()
+    state = (_state(), time.time() // for_s)
+    caller = (request.user.pk, request.auth and request.auth.pk)
+    key = (request.build_absolute_uri(), request.accepted_media_type, caller)
+    if kept := _answers.get(key, state):
+        return HttpResponse(kept.body, content_type=kept.content_type, headers={"ETag": kept.etag})
+    response = make()
+    response.add_post_render_callback(lambda rendered: _keep(key, state, rendered))
+    return response
+
+
+def _keep(key: Any, state: Any, response: Any) -> None:
+    etag = response.headers["ETag"] = f'"{hashlib.blake2b(response.content, digest_size=16).hexdigest()}"'
+    if response.status_code == 200 and len(response.content) <= _LARGEST_BYTES:
+        _answers.keep(key, state, _Kept(response.content, response.headers["Content-Type"], etag))
+
+
+def _state() -> Any:
+    if connection.vendor == "sqlite":
+        return _watch.version()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_snapshot()::text")
+        return cursor.fetchone()[0]
+
+
+class _Watch:
+    """The connection of each process that sees every commit to the SQLite database as somebody else's."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: Any = None
+
+    def version(self) -> Any:
+        """Of this process and this database only."""
+        of = (os.getpid(), connection.settings_dict["NAME"])
+        with self._lock:
+            if self._of != of:  # a fork, or the next installation of a test
+                self._connection = connections.create_connection(DEFAULT_DB_ALIAS)
+                self._connection.inc_thread_sharing()
+                self._connection.ensure_connection()
+                self._of = of
+            (version,) = self._connection.connection.execute("PRAGMA data_version").fetchone()
+        return (*of, version)
+
+
+_watch = _Watch()
