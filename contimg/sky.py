@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from typing import Self
+from typing import Any, Self
 
 from django.db import models
-from django.db.models import F, Q, Value
+from django.db.models import BooleanField, F, Func, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import ASin, Cos, Least, Power, Radians, Sin, Sqrt
+from django.db.models.sql.compiler import SQLCompiler
 
 HEALPIX_DEPTH = 14  # nested; pixels of 12.9 arcsec, so a 10 arcsec cone touches a handful
 MAX_CONE_RANGES = 40  # keeps the SQL short; the exact test removes what the coarser cover lets in
@@ -138,12 +139,23 @@ def direction(ra_deg: float, dec_deg: float) -> tuple[float, float, float]:
     return round(x, 17), round(y, 17), round(z, 17)
 
 
-def in_cells(ra_deg: float, dec_deg: float, radius_deg: float) -> Q:
-    """Whether a row's cell touches the cone."""
-    cells = Q()
-    for first, end in cone_ranges(ra_deg, dec_deg, radius_deg):
-        cells |= Q(healpix__gte=first, healpix__lt=end)
-    return cells
+class InCells(Func):
+    """Whether a row's cell touches a cone: `healpix` in any of up to MAX_CONE_RANGES ranges.
+
+    As that many `Q` objects it took 8 ms to compile.
+    """
+
+    output_field = BooleanField()
+
+    def __init__(self, ra_deg: float, dec_deg: float, radius_deg: float) -> None:
+        super().__init__(F("healpix"))
+        self.extra["ranges"] = cone_ranges(ra_deg, dec_deg, radius_deg)
+
+    def as_sql(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
+        cell, _ = compiler.compile(self.source_expressions[0])
+        ranges = self.extra["ranges"]
+        within = " OR ".join([f"({cell} >= %s AND {cell} < %s)"] * len(ranges))
+        return f"({within})", [bound for pair in ranges for bound in pair]
 
 
 class PositionQuerySet(models.QuerySet):
@@ -152,7 +164,7 @@ class PositionQuerySet(models.QuerySet):
     def within_cone(self, *, ra_deg: float, dec_deg: float, radius_deg: float) -> Self:
         """Rows within `radius_deg` by true great-circle distance, annotated `separation_deg`, nearest first."""
         return (
-            self.filter(in_cells(ra_deg, dec_deg, radius_deg))
+            self.filter(InCells(ra_deg, dec_deg, radius_deg))
             .annotate(separation_deg=separation_expression(ra_deg, dec_deg))
             .filter(separation_deg__lte=radius_deg)
             .order_by("separation_deg", "id")

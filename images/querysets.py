@@ -11,9 +11,9 @@ from django.db.models import Exists, F, OuterRef, Q, Value
 from contimg.querysets import current_assessments, current_reviews
 from contimg.sky import (
     MAX_RADIUS_DEG,
+    InCells,
     PositionQuerySet,
     direction,
-    in_cells,
     offset_expressions,
     separation_expression,
 )
@@ -44,9 +44,7 @@ class ImageQuerySet(PositionQuerySet):
 
     def covering_roughly(self, *, ra_deg: float, dec_deg: float) -> Self:
         """Images whose circumscribed circle has the point; the pixels decide (images.services.covers)."""
-        return self.annotate(separation_deg=separation_expression(ra_deg, dec_deg)).filter(
-            separation_deg__lte=F("radius_deg")
-        )
+        return self.alias(from_centre=separation_expression(ra_deg, dec_deg)).filter(from_centre__lte=F("radius_deg"))
 
     def covering(self, *, ra_deg: float, dec_deg: float) -> Self:
         """Images whose outline has the point, blank pixels included.
@@ -61,7 +59,7 @@ class ImageQuerySet(PositionQuerySet):
         inside = Q(east__gte=-half["width"], east__lte=half["width"], north__gte=-half["height"])
         return (
             self.filter(
-                Q(in_cells(ra_deg, dec_deg, MAX_RADIUS_DEG), radius_deg__lte=MAX_RADIUS_DEG)
+                Q(InCells(ra_deg, dec_deg, MAX_RADIUS_DEG), radius_deg__lte=MAX_RADIUS_DEG)
                 | Q(radius_deg__gt=MAX_RADIUS_DEG)
             )
             .alias(from_centre=separation_expression(ra_deg, dec_deg), **offsets)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from django.db.models import Model, Prefetch
+from django.db.models import Model, Prefetch, QuerySet
 
 from contimg.querysets import related
 from contimg.sky import PositionQuerySet
@@ -48,6 +48,11 @@ class MeasurementQuerySet(PositionQuerySet):
 
     def with_links(self) -> Self:
         return self.select_related("source", "image")
+
+    def for_light_curve(self) -> QuerySet[Any, Any]:
+        """What a point of a light curve says, in its order, as named tuples."""
+        own = ("image_id", "is_forced", "observed_at", "mjd", "flux_jy", "flux_err_jy", "upper_limit_jy", "snr")
+        return self.values_list(*own, "image__is_accepted", "image__grade", named=True).order_by("observed_at", "id")
 
 
 class ReferenceSourceQuerySet(PositionQuerySet):

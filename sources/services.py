@@ -24,7 +24,7 @@ from django.db.models.functions import Coalesce
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
 from contimg.models import Grade
 from contimg.products import digest, product_path
-from contimg.sky import MAX_RADIUS_DEG, healpix_indices
+from contimg.sky import MAX_RADIUS_DEG, InCells, healpix_indices
 from images.models import Image
 from images.querysets import ImageQuerySet
 from images.services import image_file
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIND_RADIUS_DEG = 30 / 3600
+NOT_MEASURED, OUTSIDE = "not measured yet", "outside the image, blank, or below 0.1 of the primary beam"
 LARGEST_TILE_RADIUS_DEG = 5.0  # to find the tiles that may cover a place; ours reach 2.9 deg from their centre
 SOURCES_LOCK = 0x736F7572636573  # one number for all processes: "sources"
 FEW_MEASUREMENTS = 200_000
@@ -509,10 +510,10 @@ def light_curve(*, source: Source) -> dict[str, Any]:
     differ by more than their errors for a resolved source, and a detection is biased high near the threshold.
     Tiles only: a mosaic holds the same photons again, and an external image another flux scale.
     """
-    rows = list(source.measurements.of_tiles().with_links().order_by("observed_at", "id"))
+    rows = list(source.measurements.of_tiles().for_light_curve())
     detected = {row.image_id for row in rows if not row.is_forced}
     forced = [row for row in rows if row.is_forced]
-    counted = [row for row in forced if row.image.is_accepted]
+    counted = [row for row in forced if row.image__is_accepted]
     computed = statistics([row.flux_jy for row in counted], [row.flux_err_jy for row in counted])
     return {
         "source": source.pk,
@@ -529,8 +530,8 @@ def light_curve(*, source: Source) -> dict[str, Any]:
     }
 
 
-def _point(row: Measurement, is_detected: bool) -> dict[str, Any]:
-    status = "rejected" if not row.image.is_accepted else "detected" if is_detected else "forced"
+def _point(row: Any, is_detected: bool) -> dict[str, Any]:
+    status = "rejected" if not row.image__is_accepted else "detected" if is_detected else "forced"
     return {
         "observed_at": row.observed_at,
         "mjd": row.mjd,
@@ -540,7 +541,7 @@ def _point(row: Measurement, is_detected: bool) -> dict[str, Any]:
         "upper_limit_jy": row.upper_limit_jy,
         "snr": row.snr,
         "image": row.image_id,
-        "grade": row.image.grade,
+        "grade": row.image__grade,
     }
 
 
@@ -549,22 +550,16 @@ def _not_covered(source: Source, covered: set[int]) -> list[dict[str, Any]]:
     near = (
         Image.objects.tiles()
         .current()
-        .within_cone(ra_deg=source.ra_deg, dec_deg=source.dec_deg, radius_deg=LARGEST_TILE_RADIUS_DEG)
+        .filter(InCells(source.ra_deg, source.dec_deg, LARGEST_TILE_RADIUS_DEG))
         .covering_roughly(ra_deg=source.ra_deg, dec_deg=source.dec_deg)
-        .select_related("catalogue")
         .order_by("observed_at", "id")
+        .values_list("pk", "name", "observed_at", "catalogue")
     )
     return [
-        {"image": image.pk, "name": image.name, "observed_at": image.observed_at, "reason": _why_not(image)}
-        for image in near
-        if image.pk not in covered
+        {"image": pk, "name": name, "observed_at": observed_at, "reason": OUTSIDE if catalogue else NOT_MEASURED}
+        for pk, name, observed_at, catalogue in near
+        if pk not in covered
     ]
-
-
-def _why_not(image: Image) -> str:
-    if not hasattr(image, "catalogue"):
-        return "not measured yet"
-    return "outside the image, blank, or below 0.1 of the primary beam"
 
 
 def find_source(*, text: str) -> Source:

@@ -262,6 +262,8 @@ class Filtering(DjangoFilterBackend):
         refuse_unknown(request, [*filters, "ordering", "format", *pagination.PARAMETERS])
         # The form of the browsable page sends every field, also those that nobody filled in.
         if not isinstance(request.accepted_renderer, BrowsableAPIRenderer):
+            if request.query_params.keys().isdisjoint(filters):
+                return queryset
             empty = [
                 name for name in filters if name in request.query_params and not request.query_params[name].strip()
             ]

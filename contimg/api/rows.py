@@ -85,17 +85,17 @@ class _Rows(BaseIterable):
         try:
             statement, params = self._statement(compiler)
         except EmptyResultSet:
-            return
+            return iter(())
         with connection.cursor() as cursor:
             cursor.execute(statement.text, params)
             rows = cursor.fetchall()
-        names = tuple(self.fields)
-        for row in rows:
-            values = list(statement.in_order((*row, None)))
-            for at, show in statement.shows:
-                if values[at] is not None:
-                    values[at] = show(values[at])
-            yield dict(zip(names, values, strict=True))
+        names, in_order = tuple(self.fields), statement.in_order
+        page = [dict(zip(names, in_order((*row, None)), strict=True)) for row in rows]
+        for name, show in statement.shows:
+            for shown in page:
+                if (value := shown[name]) is not None:
+                    shown[name] = show(value)
+        return iter(page)
 
     def _statement(self, compiler: SQLCompiler) -> tuple[_Statement, Sequence[Any]]:
         query = compiler.query
@@ -119,7 +119,7 @@ class _Statement:
 
     text: str
     in_order: Callable[[Sequence[Any]], Sequence[Any]]
-    shows: list[tuple[int, Show]]
+    shows: list[tuple[str, Show]]
 
     @classmethod
     def of(
@@ -131,12 +131,13 @@ class _Statement:
         expressions = [expression for expression, _, _ in compiler.select]
         converters = compiler.get_converters(expressions)
         shows = []
-        for at, (field, position) in enumerate(zip(fields.values(), positions, strict=True)):
+        for (name, field), position in zip(fields.items(), positions, strict=True):
             if position >= 0:
                 convert, _ = converters.get(position, ([], None))
                 show = _show(field, expressions[position], convert, compiler.connection)
-                shows += [(at, show)] if show else []
-        return cls(text, itemgetter(*positions), shows)
+                shows += [(name, show)] if show else []
+        in_order = tuple if positions == [*range(len(names)), -1] else itemgetter(*positions)
+        return cls(text, in_order, shows)
 
 
 _statements: dict[Any, _Statement] = {}
