@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.reverse import reverse
 
+from contimg.api.parameters import NumberParameter, PointSerializer
 from contimg.api.serializers import FactsSerializer, ReviewReferenceSerializer, SeparationField, VerdictSerializer
 from contimg.gates import gates_of
 from contimg.models import Grade
@@ -114,6 +115,10 @@ class ImageDetailSerializer(ImageSerializer):
         if image.measurement_set_id is not None:
             links["measurement_set"] = reverse("measurement-set-detail", [image.measurement_set_id], request=request)
         return links
+
+
+class CutoutAskedSerializer(PointSerializer):
+    size_arcsec = NumberParameter(help_text="Side of the square: 16 to 2048 of the image's pixels.")
 
 
 class EpochSerializer(FactsSerializer):

@@ -144,7 +144,7 @@ def register_external(*, path: Path) -> Image:
 
     path = _storable(path)
     with workspace() as folder:
-        with _failures_named(path):
+        with named_failures(path):
             plain = fits.uncompressed(path, folder)
             facts = fits.read_facts(plain)
         recipe = digest("external", facts.checksum, str(path))
@@ -153,13 +153,13 @@ def register_external(*, path: Path) -> Image:
             record_edges(image=known, facts=facts)
             return known
         preview = folder / "preview.png"
-        with _failures_named(path):
+        with named_failures(path):
             make_preview(plain, preview, title=_name(path))
         return _record_external(path=path, plain=plain, preview=preview, recipe=recipe, facts=facts)
 
 
 @contextlib.contextmanager
-def _failures_named(path: Path) -> Iterator[None]:
+def named_failures(path: Path) -> Iterator[None]:
     """Around the engines only, so that a database that fails still ends the command."""
     try:
         with full_disk_named():

@@ -10,15 +10,24 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from contimg.api.errors import ProblemSerializer
-from contimg.api.files import file_response
-from contimg.api.negotiation import FileNegotiation
+from contimg.api.files import content_response, file_response, not_modified
+from contimg.api.negotiation import FileNegotiation, FormNegotiation
+from contimg.api.parameters import parameters_of
+from contimg.api.renderers import FitsRenderer, PngRenderer
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from contimg.products import product_path
+from images.cutouts import Square, cutout
 from images.filters import EpochFilter, ImageFilter
 from images.models import Image
 from images.mosaics import tiles_of
-from images.serializers import EpochDetailSerializer, EpochSerializer, ImageDetailSerializer, ImageSerializer
+from images.serializers import (
+    CutoutAskedSerializer,
+    EpochDetailSerializer,
+    EpochSerializer,
+    ImageDetailSerializer,
+    ImageSerializer,
+)
 from images.services import image_file
 from observations.models import Epoch
 
@@ -45,6 +54,36 @@ class ImageViewSet(ReadOnlyResource):
         """The FITS file, whole or by byte range."""
         image = self.get_object()
         return file_response(request, image_file(image=image), content_type=FITS, etag=image.checksum)
+
+    @extend_schema(
+        parameters=[CutoutAskedSerializer],
+        responses={
+            (200, FITS): OpenApiTypes.BINARY,
+            (200, PNG): OpenApiTypes.BINARY,
+            (206, FITS): OpenApiTypes.BINARY,
+            (206, PNG): OpenApiTypes.BINARY,
+            **FILE_ERRORS,
+        },
+    )
+    @action(
+        detail=True,
+        renderer_classes=[FitsRenderer, PngRenderer],
+        content_negotiation_class=FormNegotiation,
+        query_parameters=None,
+    )
+    def cutout(self, request: Request, pk: str) -> HttpResponseBase:
+        """A square around a point as FITS (by default) or PNG, 16 to 2048 pixels a side, NaN beyond the image."""
+        image = self.get_object()
+        square = Square(image=image, **parameters_of(request, CutoutAskedSerializer))
+        form = request.accepted_renderer.format
+        etag = square.recipe(form)
+        return not_modified(request, etag=etag) or content_response(
+            request,
+            cutout(square=square, form=form),
+            name=f"{image.name}_{etag[:8]}.{form}",
+            content_type=request.accepted_renderer.media_type,
+            etag=etag,
+        )
 
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, content_negotiation_class=FileNegotiation)

@@ -6,6 +6,8 @@ filters      filters named as the field, cone search, orderings; what is unknown
 viewsets     the base of every resource
 serializers  fields that several apps share
 negotiation  formats
+renderers    forms of files
+parameters   what an action takes behind the `?`
 parsers      bodies that can be read
 files        byte ranges
 schema       OpenAPI as it really is

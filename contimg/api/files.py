@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase, HttpResponseNotModified, StreamingHttpResponse
+from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
@@ -34,21 +36,57 @@ def file_response(request: Request, path: Path, *, content_type: str, etag: str)
     """
     if not path.is_file():
         raise MissingProduct(f"The file {path.name} is not on disk any more.")
-    size = path.stat().st_size
+    facts = path.stat()
+    response = _response(
+        request, partial(_chunks, path), facts.st_size, name=path.name, content_type=content_type, etag=etag
+    )
+    response.headers["Last-Modified"] = http_date(facts.st_mtime)
+    return response
+
+
+def content_response(
+    request: Request, content: bytes, *, name: str, content_type: str, etag: str
+) -> StreamingHttpResponse:
+    """The same of a small file that is made for the request and not on disk."""
+    return _response(
+        request,
+        lambda first, length: iter([content[first : first + length]]),
+        len(content),
+        name=name,
+        content_type=content_type,
+        etag=etag,
+    )
+
+
+def not_modified(request: Request, *, etag: str) -> HttpResponseBase | None:
+    """A 304 for who has this version, so that nothing is made for him; else None."""
+    if get_conditional_response(request, etag=f'"{etag}"') is None:
+        return None
+    return HttpResponseNotModified(headers={"ETag": f'"{etag}"'})
+
+
+def _response(
+    request: Request,
+    chunks: Callable[[int, int], Iterator[bytes]],
+    size: int,
+    *,
+    name: str,
+    content_type: str,
+    etag: str,
+) -> StreamingHttpResponse:
     quoted = f'"{etag}"'
     span = _span(request, size) if request.headers.get("If-Range", quoted) == quoted else None
     first, last = span or (0, size - 1)
     headers = {
         "Content-Type": content_type,
         "Content-Length": str(last - first + 1),
-        "Content-Disposition": content_disposition_header(as_attachment=False, filename=path.name),
+        "Content-Disposition": content_disposition_header(as_attachment=False, filename=name),
         "Accept-Ranges": "bytes",
         "ETag": quoted,
-        "Last-Modified": http_date(path.stat().st_mtime),
     }
     if span:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return StreamingHttpResponse(_chunks(path, first, last - first + 1), status=206 if span else 200, headers=headers)
+    return StreamingHttpResponse(chunks(first, last - first + 1), status=206 if span else 200, headers=headers)
 
 
 def _span(request: Request, size: int) -> tuple[int, int] | None:

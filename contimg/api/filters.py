@@ -54,12 +54,12 @@ class _AsWritten:
     """Python reads 1_000 and digits of other scripts as numbers, which elsewhere are a slip of the keyboard."""
 
     def to_python(self, value: Any) -> Any:
-        if value and not _NUMBER.fullmatch(str(value).strip()):
+        if value and not NUMBER.fullmatch(str(value).strip()):
             raise forms.ValidationError("Give a number such as 1000, -0.5 or 1e-3.", code="invalid")
         return super().to_python(value)  # type: ignore[misc]
 
 
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 class NumberField(_AsWritten, forms.DecimalField):

@@ -32,3 +32,14 @@ class FileNegotiation(BaseContentNegotiation):
     ) -> tuple[BaseRenderer, str]:
         first = next(iter(renderers))
         return first, first.media_type
+
+
+class FormNegotiation(Negotiation):
+    """A file in the form that `?format=` says, else in the first, whatever the Accept header hopes for."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        form = request.query_params.get("format")
+        first = next(iter(renderers if form is None else self.filter_renderers(renderers, form)))
+        return first, first.media_type

@@ -260,17 +260,23 @@ def read_plane(path: Path) -> tuple[np.ndarray, fits.Header]:
 def covers(path: Path, ra_deg, dec_deg) -> np.ndarray:
     """For each ICRS position whether the image has a finite pixel there, as a boolean array."""
     with open_plane(path) as plane:
-        position = SkyCoord(np.atleast_1d(ra_deg), np.atleast_1d(dec_deg), unit=u.deg, frame="icrs")
-        x, y = plane.wcs.world_to_pixel(position)
-        with np.errstate(invalid="ignore"):
-            inside = (x >= -0.5) & (x < plane.width_px - 0.5) & (y >= -0.5) & (y < plane.height_px - 0.5)
-        # A zenithal projection gives positions behind the tangent plane a pixel too; only a true one leads back.
-        back = plane.wcs.pixel_to_world(np.where(inside, x, 0.0), np.where(inside, y, 0.0))
-        inside &= back.icrs.separation(position).deg < 2 * pixel_arcsec(plane.wcs) / 3600
+        x, y, inside = pixels_of(plane, ra_deg, dec_deg)
         for i in np.flatnonzero(inside):
             column, row = round(float(x[i])), round(float(y[i]))
             inside[i] = np.isfinite(plane.values(slice(row, row + 1), slice(column, column + 1))).all()
     return inside
+
+
+def pixels_of(plane: Plane, ra_deg, dec_deg) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each ICRS position its column and row (from 0, with fractions), and whether that is inside of the image."""
+    position = SkyCoord(np.atleast_1d(ra_deg), np.atleast_1d(dec_deg), unit=u.deg, frame="icrs")
+    x, y = plane.wcs.world_to_pixel(position)
+    with np.errstate(invalid="ignore"):
+        inside = (x >= -0.5) & (x < plane.width_px - 0.5) & (y >= -0.5) & (y < plane.height_px - 0.5)
+    # A zenithal projection gives positions behind the tangent plane a pixel too; only a true one leads back.
+    back = plane.wcs.pixel_to_world(np.where(inside, x, 0.0), np.where(inside, y, 0.0))
+    inside &= back.icrs.separation(position).deg < 2 * pixel_arcsec(plane.wcs) / 3600
+    return x, y, inside
 
 
 def is_casa_table(path: Path) -> bool:

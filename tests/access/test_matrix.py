@@ -103,7 +103,14 @@ WRITES = {
 READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
 READS |= {"review-next": "review", "review-agreement": "review"}
 OF_NO_ROW = {"review-next", "review-agreement", "review-epoch"}
-NEEDS_A_FILE = {"image-fits", "image-noise", "image-preview", "item-log"}  # and a factory's row has none
+QUERIES = {"image-cutout": {"ra_deg": 120, "dec_deg": 16, "size_arcsec": 200}}  # what a reading needs
+NEEDS_A_FILE = {
+    "image-fits",
+    "image-noise",
+    "image-preview",
+    "image-cutout",
+    "item-log",
+}  # and a factory's row has none
 
 
 def routes() -> dict[str, dict[str, str]]:
@@ -201,7 +208,10 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
     address = reverse(name, kwargs={} if name.endswith("-list") or name in OF_NO_ROW else {"pk": row.pk})
     before = AuditEntry.objects.count()
     with transaction.atomic():
-        answer = getattr(client, method)(address, write.body(world) if method in ("post", "patch") else None)
+        answer = getattr(client, method)(
+            address,
+            write.body(world) if method in ("post", "patch") else QUERIES.get(name) if method == "get" else None,
+        )
         noted = list(AuditEntry.objects.order_by("id")[before:])
         transaction.set_rollback(True)
     close(answer)
