@@ -28,7 +28,13 @@ from provenance.viewsets import (
     SubbandGroupProvenanceViewSet,
 )
 from qa.viewsets import AlertViewSet, AssessmentViewSet, DriftView, ReviewViewSet
-from sources.viewsets import MeasurementViewSet, ReferenceCatalogueViewSet, ReferenceSourceViewSet, SourceViewSet
+from sources.viewsets import (
+    ImageMeasurementViewSet,
+    MeasurementViewSet,
+    ReferenceCatalogueViewSet,
+    ReferenceSourceViewSet,
+    SourceViewSet,
+)
 
 router = Router()
 router.register("subband-groups", SubbandGroupViewSet, "subband-group")
@@ -60,6 +66,7 @@ product_actions.register("subband-groups", SubbandGroupProvenanceViewSet, "subba
 product_actions.register("measurement-sets", MeasurementSetProvenanceViewSet, "measurement-set")
 product_actions.register("calibration-tables", CalibrationTableProvenanceViewSet, "calibration-table")
 product_actions.register("images", ImageProvenanceViewSet, "image")
+product_actions.register("images", ImageMeasurementViewSet, "image-measured")
 
 urlpatterns = [
     path("", views.start, name="start"),

@@ -68,6 +68,14 @@ class ImageQuerySet(PositionQuerySet):
             .exclude(_has_edge_short_of(ra_deg=ra_deg, dec_deg=dec_deg))
         )
 
+    def versions_of(self, image: Image) -> Self:
+        """All of its tile or mosaic, itself among them. An external image has no other."""
+        if image.mosaic_of_id is not None:
+            return self.filter(mosaic_of=image.mosaic_of_id)
+        if image.kind == "tile" and image.measurement_set is not None:
+            return self.filter(kind="tile", measurement_set__group=image.measurement_set.group_id)
+        return self.filter(pk=image.pk)
+
     def latest_with_preview(self) -> Self:
         return self.current().exclude(preview_path="").exclude(observed_at=None).order_by("-observed_at", "-id")
 

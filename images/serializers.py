@@ -117,6 +117,19 @@ class ImageDetailSerializer(ImageSerializer):
         return links
 
 
+class ImageVersionSerializer(FactsSerializer):
+    """One version of a tile or mosaic among the others."""
+
+    dynamic_range = serializers.FloatField(allow_null=True)
+
+    class Meta:
+        model = Image
+        fields = [
+            "id", "name", "created_at", "is_current", "is_suspect", "is_lenient", "grade", "grade_source",
+            "rms_jy_per_beam", "peak_jy_per_beam", "dynamic_range", "engine", "measurement_set", "recipe",
+        ]  # fmt: skip
+
+
 class CutoutAskedSerializer(PointSerializer):
     size_arcsec = NumberParameter(help_text="Side of the square: 16 to 2048 of the image's pixels.")
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import Http404, HttpResponseBase
+from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from contimg.api import pagination
 from contimg.api.errors import ProblemSerializer
 from contimg.api.files import content_response, file_response, not_modified
 from contimg.api.negotiation import FileNegotiation, FormNegotiation
@@ -27,6 +29,7 @@ from images.serializers import (
     EpochSerializer,
     ImageDetailSerializer,
     ImageSerializer,
+    ImageVersionSerializer,
 )
 from images.services import image_file
 from observations.models import Epoch
@@ -84,6 +87,15 @@ class ImageViewSet(ReadOnlyResource):
             content_type=request.accepted_renderer.media_type,
             etag=etag,
         )
+
+    @extend_schema(responses=ImageVersionSerializer(many=True), filters=False)
+    @action(detail=True, query_parameters=pagination.PARAMETERS)
+    def versions(self, request: Request, pk: str) -> Response:
+        """All versions of this tile or mosaic, this one among them, the newest first."""
+        image = get_object_or_404(Image.objects.select_related("measurement_set"), pk=pk)
+        versions = Image.objects.versions_of(image).for_listing().order_by("-created_at", "-id")
+        rows = ImageVersionSerializer(self.paginate_queryset(versions), many=True)
+        return self.get_paginated_response(rows.data)
 
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, content_negotiation_class=FileNegotiation)

@@ -36,6 +36,11 @@ class MeasurementFilter(ConeFilter):
         }
 
 
+class MeasurementOfImageFilter(MeasurementFilter):
+    class Meta(MeasurementFilter.Meta):
+        fields = {name: lookups for name, lookups in MeasurementFilter.Meta.fields.items() if name != "image"}
+
+
 class ReferenceCatalogueFilter(ListFilter):
     class Meta:
         model = ReferenceCatalogue

@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 from django.http import HttpResponseBase
+from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
 
 from contimg.api.reuse import ALWAYS, reused
 from contimg.api.viewsets import ReadOnlyResource
+from images.models import Image
 from sources import services
-from sources.filters import MeasurementFilter, ReferenceCatalogueFilter, ReferenceSourceFilter, SourceFilter
+from sources.filters import (
+    MeasurementFilter,
+    MeasurementOfImageFilter,
+    ReferenceCatalogueFilter,
+    ReferenceSourceFilter,
+    SourceFilter,
+)
 from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 from sources.serializers import (
     LightCurveSerializer,
@@ -54,6 +63,25 @@ class MeasurementViewSet(ReadOnlyResource):
     orderings = ["observed_at", "snr", "id"]
     ordering = "-observed_at"
     reusable_s = ALWAYS
+
+
+class ImageMeasurementViewSet(GenericViewSet):
+    """The list of measurements as an action on images, which know nothing of it: the wiring puts them together."""
+
+    lookup_value_regex = MeasurementViewSet.lookup_value_regex
+    queryset = Measurement.objects.all()
+    serializer_class = MeasurementSerializer
+    filterset_class = MeasurementOfImageFilter
+    orderings = MeasurementViewSet.orderings
+    ordering = MeasurementViewSet.ordering
+
+    @extend_schema(responses=MeasurementSerializer(many=True))
+    @action(detail=True)
+    def measurements(self, request: Request, pk: str) -> Response:
+        """Fluxes measured in this image, fitted and forced; filtered, ordered and paged as all measurements are."""
+        image = get_object_or_404(Image.objects.only("pk"), pk=pk)
+        rows = self.paginate_queryset(self.filter_queryset(Measurement.objects.filter(image=image)))
+        return self.get_paginated_response(self.get_serializer(rows, many=True).data)
 
 
 class ReferenceCatalogueViewSet(ReadOnlyResource):

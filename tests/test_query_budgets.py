@@ -156,6 +156,34 @@ def test_a_detail_takes_as_many_queries_among_30_rows_as_alone(administrator, ba
     assert few <= BUDGETS["detail"][basename]
 
 
+def another_version(image):
+    factories.ImageFactory(measurement_set=image.measurement_set, is_current=False)
+
+
+def another_measurement(image):
+    factories.MeasurementFactory(image=image)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "make_one", "add"),
+    [
+        ("image-versions", factories.ImageFactory, another_version),
+        ("image-measured-measurements", factories.ImageFactory, another_measurement),
+    ],
+)
+def test_a_list_of_one_row_takes_as_many_queries_for_30_as_for_one(api, name, make_one, add):
+    owner = make_one()
+    url = reverse(name, args=[owner.pk])
+    add(owner)
+    few = queries_of(api, url)
+    for _ in range(MANY):
+        add(owner)
+    assert queries_of(api, url) == few
+    assert few <= BUDGETS["action"][name]
+    assert len(api.get(url).data["results"]) > MANY
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("make", factories.ALL, ids=lambda make: make._meta.model.__name__)
 def test_the_admin_of_every_model_takes_as_many_queries_for_30_rows_as_for_one(admin_client, make):

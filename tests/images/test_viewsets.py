@@ -9,9 +9,11 @@ from tests.contimg.api.test_filters import errors, ids
 from tests.factories import (
     AppliedTableFactory,
     AssessmentFactory,
+    CalibratedSetFactory,
     DataRootFactory,
     FindingFactory,
     ImageFactory,
+    MosaicFactory,
 )
 from tests.images import radio_fits
 
@@ -150,6 +152,49 @@ def test_an_external_image_hangs_on_nothing(api):
     detail = api.get(f"/api/v1/images/{ImageFactory(kind='external', measurement_set=None).pk}/").json()
     assert (detail["measurement_set"], detail["tables_applied"], detail["assessment"]) == (None, [], None)
     assert set(detail["links"]) == {"fits", "measurements"}
+
+
+@pytest.mark.django_db
+def test_the_versions_of_a_tile_are_those_of_its_group_the_newest_first(api):
+    old = ImageFactory(is_current=False)
+    again = CalibratedSetFactory(calibrated_from=old.measurement_set.calibrated_from, is_current=False)
+    new, newest = ImageFactory(measurement_set=again, is_current=False), ImageFactory(measurement_set=again)
+    ImageFactory()
+    for one in (old, new, newest):
+        response = api.get(f"/api/v1/images/{one.pk}/versions/")
+        assert ids(response) == [newest.pk, new.pk, old.pk]
+        assert [row["is_current"] for row in response.json()["results"]] == [True, False, False]
+    first = api.get(f"/api/v1/images/{old.pk}/versions/?limit=2&count=true").json()
+    assert (first["count"], ids(api.get(first["next"]))) == (3, [old.pk])
+
+
+@pytest.mark.django_db
+def test_the_versions_of_a_mosaic_are_those_of_its_epoch_and_an_external_image_has_one(api):
+    mosaic = MosaicFactory(is_current=False)
+    again = MosaicFactory(mosaic_of=mosaic.mosaic_of)
+    external = ImageFactory(kind="external", measurement_set=None)
+    MosaicFactory()
+    ImageFactory(kind="external", measurement_set=None)
+    assert ids(api.get(f"/api/v1/images/{mosaic.pk}/versions/")) == [again.pk, mosaic.pk]
+    assert ids(api.get(f"/api/v1/images/{external.pk}/versions/")) == [external.pk]
+    assert api.get(f"/api/v1/images/{2**40}/versions/").status_code == 404
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"grade": "good"}, {"grade": "unknown_parameter"}),
+        ({"limit": "0"}, {"limit": "out_of_range"}),
+        ({"limit": "1001"}, {"limit": "out_of_range"}),
+        ({"limit": "nan"}, {"limit": "out_of_range"}),
+        ({"limit": ["1", "1"]}, {"limit": "repeated_parameter"}),
+        ({"cursor": "x"}, {"cursor": "invalid_cursor"}),
+        ({"count": "1"}, {"count": "invalid"}),
+    ],
+)
+def test_a_page_of_versions_that_cannot_be_read_is_refused(api, given, wrong):
+    assert errors(api.get(f"/api/v1/images/{ImageFactory().pk}/versions/", given)) == wrong
 
 
 @pytest.mark.django_db

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from tests.contimg.api.test_filters import errors, ids
 from tests.factories import ImageFactory, MeasurementFactory, ReferenceSourceFactory, SourceFactory
 
 
@@ -24,6 +25,42 @@ def test_measurements_of_one_source_are_found(api):
     assert row["snr"] == pytest.approx(80)
     detail = api.get(f"/api/v1/measurements/{mine.pk}/").json()
     assert (detail["source_name"], detail["image_grade"]) == (mine.source.name, "good")
+
+
+@pytest.mark.django_db
+def test_measurements_of_one_image_are_listed_filtered_and_paged_as_all_are(api):
+    image, other = ImageFactory(), MeasurementFactory()
+    rows = [MeasurementFactory(image=image, flux_jy=flux_jy) for flux_jy in (0.1, 0.3, 0.2)]
+    url = f"/api/v1/images/{image.pk}/measurements/"
+    listed = api.get("/api/v1/measurements/", {"image": image.pk}).json()["results"]
+    assert api.get(url).json()["results"] == listed
+    assert [row["id"] for row in listed] == [row.pk for row in reversed(rows)]
+    assert ids(api.get(url, {"flux_jy__gt": "0.15", "ordering": "id"})) == [row.pk for row in rows[1:]]
+    cone = {"ra_deg": rows[1].ra_deg, "dec_deg": rows[1].dec_deg, "radius_deg": 0.01}
+    assert rows[1].pk in ids(api.get(url, cone))
+    page = api.get(url, {"limit": 2, "count": "true"}).json()
+    assert (page["count"], ids(api.get(page["next"]))) == (3, [rows[0].pk])
+    moved = page["next"].replace(f"/{image.pk}/", f"/{other.image_id}/")
+    assert errors(api.get(moved)) == {"cursor": "invalid_cursor"}
+    assert "text/html" in api.get(url, headers={"accept": "text/html"}).headers["Content-Type"]
+    assert api.get(f"/api/v1/images/{2**40}/measurements/").status_code == 404
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"image": "1"}, {"image": "unknown_parameter"}),
+        ({"flux_jy": "nan"}, {"flux_jy": "invalid"}),
+        ({"flux_jy__lt": "inf"}, {"flux_jy__lt": "invalid"}),
+        ({"snr": ""}, {"snr": "empty_parameter"}),
+        ({"limit": ["1", "1"]}, {"limit": "repeated_parameter"}),
+        ({"ordering": "flux"}, {"ordering": "unknown_ordering"}),
+        ({"ra_deg": "1"}, {"dec_deg": "incomplete_cone", "radius_deg": "incomplete_cone"}),
+    ],
+)
+def test_what_the_measurements_of_an_image_do_not_know_is_refused(api, given, wrong):
+    assert errors(api.get(f"/api/v1/images/{ImageFactory().pk}/measurements/", given)) == wrong
 
 
 @pytest.mark.django_db
