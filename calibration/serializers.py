@@ -95,3 +95,31 @@ class AntennaFlagChangeSerializer(AntennaFlagSerializer):
     def to_representation(self, change: Change) -> dict[str, Any]:
         shown = AntennaFlagSerializer(change.flag, context=self.context).data
         return {**shown, "n_tiles": change.n_tiles, "advice": str(change)}
+
+
+class StaffFlagOfAntennaSerializer(FactsSerializer):
+    class Meta:
+        model = AntennaFlag
+        fields = ["id", "started_at", "ended_at", "reason"]
+
+
+class AntennaOfSetSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    number = serializers.IntegerField(help_text="Its row in the set's ANTENNA table.")
+    itrf_m = serializers.ListField(child=serializers.FloatField(), help_text="x, y, z of ITRF, geocentric.")
+    has_data = serializers.BooleanField()
+    flagged_fraction = serializers.FloatField(
+        allow_null=True, help_text="Of its cross-correlations; null for one that has none."
+    )
+    staff_flags = StaffFlagOfAntennaSerializer(
+        many=True, help_text="In use now, of the set's time, also of all antennas."
+    )
+
+
+class AntennasSerializer(serializers.Serializer):
+    measurement_set = serializers.IntegerField(source="measurement_set.pk")
+    flag_table = serializers.IntegerField(
+        source="flag_table.pk", allow_null=True, default=None,
+        help_text="Whose the flagged fractions are; null: they were counted in the set.",
+    )  # fmt: skip
+    antennas = AntennaOfSetSerializer(many=True)

@@ -7,13 +7,16 @@ from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
 
 from access.scopes import Scope
+from calibration.antennas import antennas_of
 from calibration.filters import AntennaFlagFilter, CalibrationTableFilter, CalibratorFilter
 from calibration.models import AntennaFlag, CalibrationTable, Calibrator
 from calibration.serializers import (
     AntennaFlagChangeSerializer,
     AntennaFlagSerializer,
+    AntennasSerializer,
     CalibrationTableDetailSerializer,
     CalibrationTableSerializer,
     CalibratorDetailSerializer,
@@ -22,8 +25,10 @@ from calibration.serializers import (
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
+from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
+from observations.models import MeasurementSet
 
 
 class CalibratorViewSet(ReadOnlyResource):
@@ -81,6 +86,22 @@ class AntennaFlagViewSet(ReadOnlyResource):
     def _shown(self, change: Change, status: int = 200) -> Response:
         shown = AntennaFlagChangeSerializer(change, context=self.get_serializer_context())
         return Response(shown.data, status=status)
+
+
+class MeasurementSetAntennaViewSet(GenericViewSet):
+    """An action on measurement sets, which know of no flags: the wiring puts them together."""
+
+    lookup_value_regex = ReadOnlyResource.lookup_value_regex
+    queryset = MeasurementSet.objects.all()
+    pagination_class = None
+    filter_backends = ()
+
+    @extend_schema(responses={200: AntennasSerializer, 410: ProblemSerializer})
+    @action(detail=True)
+    def antennas(self, request: Request, pk: str) -> Response:
+        """Each antenna with its place, its flagged fraction and what staff have flagged of it at that time."""
+        refuse_unknown(request, ["format"])
+        return Response(AntennasSerializer(antennas_of(measurement_set=self.get_object())).data)
 
 
 def _user_of(request: Request) -> User | None:

@@ -53,6 +53,7 @@ RANGES = [
     Range("CONTIMG_CALIBRATION_VALIDITY_H", 0, 720, "how long a calibration table holds", above=True),
     Range("CONTIMG_FLUX_SYSTEMATIC", 0, 1, "the systematic part of a flux error"),
     Range("CONTIMG_SPECTRAL_INDEX", -5, 5, "the spectral index of reference sources whose catalogue gives none"),
+    Range("CONTIMG_RENDITIONS_MB", 1, 1e6, "how much of the disk plots that were asked for may take, in MB"),
     Range("CONTIMG_LEASE_S", 2, 86_400, "how long a silent worker is believed alive, in seconds"),
     Range("CONTIMG_SWEEP_S", 0.1, 3600, "the seconds between two looks for dead workers"),
     Range("CONTIMG_DRAIN_S", 0, 86_400, "how long a worker that is stopped may finish its item, in seconds"),

@@ -332,6 +332,9 @@ CONTIMG_FLUX_SYSTEMATIC = _number("CONTIMG_FLUX_SYSTEMATIC", 0.02)
 CONTIMG_REFERENCE_CATALOGUE = env.str("CONTIMG_REFERENCE_CATALOGUE", default="")  # empty: the only one there is
 CONTIMG_SPECTRAL_INDEX = _number("CONTIMG_SPECTRAL_INDEX", -0.7)
 
+# --- files over HTTP -----------------------------------------------------------------------------------------------
+CONTIMG_RENDITIONS_MB = _number("CONTIMG_RENDITIONS_MB", 500)
+
 # --- work ----------------------------------------------------------------------------------------------------------
 CONTIMG_STAGES = "batch.stages.STAGES"
 CONTIMG_LOG_DIR = BASE_DIR / env.str("CONTIMG_LOG_DIR", default=str(VAR_DIR / "logs"))

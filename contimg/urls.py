@@ -15,7 +15,12 @@ from batch.viewsets import (
     QuarantineViewSet,
     WorkerViewSet,
 )
-from calibration.viewsets import AntennaFlagViewSet, CalibrationTableViewSet, CalibratorViewSet
+from calibration.viewsets import (
+    AntennaFlagViewSet,
+    CalibrationTableViewSet,
+    CalibratorViewSet,
+    MeasurementSetAntennaViewSet,
+)
 from contimg import health, views
 from contimg.api.viewsets import Router
 from images.viewsets import EpochViewSet, ImageViewSet
@@ -64,6 +69,7 @@ product_actions = Router()
 product_actions.include_root_view = False
 product_actions.register("subband-groups", SubbandGroupProvenanceViewSet, "subband-group")
 product_actions.register("measurement-sets", MeasurementSetProvenanceViewSet, "measurement-set")
+product_actions.register("measurement-sets", MeasurementSetAntennaViewSet, "measurement-set-of")
 product_actions.register("calibration-tables", CalibrationTableProvenanceViewSet, "calibration-table")
 product_actions.register("images", ImageProvenanceViewSet, "image")
 product_actions.register("images", ImageMeasurementViewSet, "image-measured")

@@ -110,6 +110,9 @@ NEEDS_A_FILE = {
     "image-preview",
     "image-cutout",
     "item-log",
+    "measurement-set-of-antennas",
+    "measurement-set-raster",
+    "calibration-table-solutions",
 }  # and a factory's row has none
 
 

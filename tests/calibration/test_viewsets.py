@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import math
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from calibration.services import next_transits
+from observations.engines.measurement_set import read_header
 from observations.telescope import meridian_icrs, next_transit
-from tests.factories import AssessmentFactory, CalibrationTableFactory, CalibratorFactory, FindingFactory
+from tests.contimg.api.test_filters import errors
+from tests.factories import (
+    AntennaFlagFactory,
+    AssessmentFactory,
+    CalibratedSetFactory,
+    CalibrationTableFactory,
+    CalibratorFactory,
+    FindingFactory,
+    FlagTableFactory,
+    MeasurementSetFactory,
+)
+from tests.science import column, edited
 
 TABLES = "/api/v1/calibration-tables/"
 
@@ -82,3 +95,82 @@ def test_next_transits_are_when_the_meridian_is_there(api):
 @pytest.mark.django_db
 def test_a_time_of_transit_that_is_none_is_refused(api):
     assert api.get("/api/v1/calibrators/", {"transiting_at": "tonight"}).status_code == 400
+
+
+# --- the antennas of a set --------------------------------------------------------------------------------------------
+@pytest.fixture
+def raw_set(db, calibrator_tile, products_root):
+    shutil.copytree(calibrator_tile.path, products_root / "raw.ms")
+    names = read_header(calibrator_tile.path).antenna_names
+    return MeasurementSetFactory(path="raw.ms", antennas=list(names[1:]), flagged_fraction=0.25)
+
+
+def antennas(api, measurement_set):
+    response = api.get(f"/api/v1/measurement-sets/{measurement_set.pk}/antennas/")
+    assert response.status_code == 200, response.content
+    assert response.headers["ETag"]
+    return response.json()
+
+
+def test_the_antennas_of_a_raw_set_have_their_places_and_the_fractions_of_its_flag_table(api, raw_set, products_root):
+    header = read_header(products_root / "raw.ms")
+    names = header.antenna_names
+    FlagTableFactory(measurement_set=raw_set, flagged_fraction=0.5, antenna_fractions={names[1]: 0.9})
+    table = FlagTableFactory(measurement_set=raw_set, flagged_fraction=0.25, antenna_fractions={names[1]: 0.75})
+    flag = AntennaFlagFactory(antenna=names[1], started_at=raw_set.observed_at)
+    everywhere = AntennaFlagFactory(antenna="", started_at=raw_set.observed_at)
+    AntennaFlagFactory(antenna=names[1], started_at=raw_set.observed_at + timedelta(hours=1))
+    AntennaFlagFactory(antenna=names[1], started_at=raw_set.observed_at, withdrawn_at=raw_set.observed_at)
+    found = antennas(api, raw_set)
+    assert (found["measurement_set"], found["flag_table"]) == (raw_set.pk, table.pk)
+    assert [row["name"] for row in found["antennas"]] == list(names)
+    for number, row in enumerate(found["antennas"]):
+        assert row["number"] == number
+        assert row["itrf_m"] == pytest.approx(header.antenna_positions_m[number].tolist(), abs=1e-6)
+    first, second = found["antennas"][:2]
+    assert (first["has_data"], first["flagged_fraction"]) == (False, None)
+    assert (second["has_data"], second["flagged_fraction"]) == (True, 0.75)
+    assert [row["id"] for row in second["staff_flags"]] == [flag.pk, everywhere.pk]
+    assert [row["id"] for row in first["staff_flags"]] == [everywhere.pk]
+
+
+@pytest.mark.django_db
+def test_flags_that_no_table_has_are_counted_in_the_set(api, calibrator_tile, products_root, tmp_path):
+    def third_is_dead(flags, antenna1, antenna2):
+        flags[(antenna1 == 2) | (antenna2 == 2)] = True
+        return flags
+
+    shutil.move(edited(calibrator_tile.path, tmp_path, FLAG=third_is_dead), products_root / "calibrated.ms")
+    calibrated = CalibratedSetFactory(path="calibrated.ms")
+    FlagTableFactory(measurement_set=calibrated.calibrated_from, antenna_fractions={"x": 0.1})
+    found = antennas(api, calibrated)
+    flags, antenna1, antenna2 = (
+        column(products_root / "calibrated.ms", name) for name in ("FLAG", "ANTENNA1", "ANTENNA2")
+    )
+    assert found["flag_table"] is None
+    assert found["antennas"][2]["flagged_fraction"] == 1
+    for number, row in enumerate(found["antennas"]):
+        own = (antenna1 != antenna2) & ((antenna1 == number) | (antenna2 == number))
+        assert row["flagged_fraction"] == pytest.approx(flags[own].mean())
+
+
+@pytest.mark.parametrize("spoil", ["delete", "empty", "truncate"])
+def test_a_set_that_is_gone_is_410_and_a_broken_one_is_named_without_its_place(api, raw_set, products_root, spoil):
+    place = products_root / "raw.ms"
+    if spoil == "truncate":
+        (place / "ANTENNA" / "table.dat").write_bytes(b"x")
+    else:
+        shutil.rmtree(place)
+    if spoil == "empty":
+        place.mkdir()
+    response = api.get(f"/api/v1/measurement-sets/{raw_set.pk}/antennas/")
+    expected = (410, "missing_product") if spoil == "delete" else (500, "rendition_failed")
+    assert (response.status_code, response.json()["code"]) == expected
+    assert str(products_root.parent) not in response.content.decode()
+    assert "Traceback" not in response.content.decode()
+
+
+def test_antennas_take_no_parameter(api, raw_set):
+    url = f"/api/v1/measurement-sets/{raw_set.pk}/antennas/"
+    assert errors(api.get(url, {"antenna": "1"})) == {"antenna": "unknown_parameter"}
+    assert api.get("/api/v1/measurement-sets/0/antennas/").status_code == 404

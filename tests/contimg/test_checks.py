@@ -32,6 +32,7 @@ EDGES = [
     ("CONTIMG_CALIBRATION_VALIDITY_H", [0.5, 720.0], [0.0, 721.0]),
     ("CONTIMG_FLUX_SYSTEMATIC", [0.0, 1.0], [-0.01, 1.01]),
     ("CONTIMG_SPECTRAL_INDEX", [-5, -0.7, 0, 5], [-5.01, 5.01, math.nan]),
+    ("CONTIMG_RENDITIONS_MB", [1, 1e6], [0.99, 1.1e6, math.nan]),
     ("CONTIMG_LEASE_S", [2.0, 86_400.0], [1.9, 86_401.0]),
     ("CONTIMG_SWEEP_S", [0.1, 3600.0], [0.0, 3601.0]),
     ("CONTIMG_DRAIN_S", [0.0], [-1.0]),
