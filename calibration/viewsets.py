@@ -3,6 +3,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from django.contrib.auth.models import User
+from django.http import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -25,10 +27,16 @@ from calibration.serializers import (
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
+from contimg.api.files import file_response, not_modified
 from contimg.api.filters import refuse_unknown
+from contimg.api.negotiation import FileNegotiation
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
+from contimg.products import product_path
+from contimg.renditions import Rendition
 from observations.models import MeasurementSet
+
+PNG = "image/png"
 
 
 class CalibratorViewSet(ReadOnlyResource):
@@ -55,6 +63,28 @@ class CalibrationTableViewSet(ReadOnlyResource):
     orderings = ["valid_from", "created_at", "id"]
     ordering = "-valid_from"
     reusable_s = ALWAYS
+
+    @extend_schema(
+        responses={
+            (200, PNG): OpenApiTypes.BINARY,
+            (206, PNG): OpenApiTypes.BINARY,
+            **dict.fromkeys((410, 416), ProblemSerializer),
+        }
+    )
+    @action(detail=True, url_path="solutions.png", content_negotiation_class=FileNegotiation)
+    def solutions(self, request: Request, pk: str) -> HttpResponseBase:
+        """Amplitude and phase of every antenna, against frequency for a bandpass; flagged ones are marked."""
+        table = self.get_object()
+        plot = Rendition(
+            engine="calibration.engines.solutions_plot:draw",
+            recipe=table.recipe,
+            parameters={"name": str(table)},
+            arguments={"path": str(product_path(table.path))},
+            suffix=".png",
+        )
+        return not_modified(request, etag=plot.key) or file_response(
+            request, plot.file(), content_type=PNG, etag=plot.key
+        )
 
 
 class AntennaFlagViewSet(ReadOnlyResource):

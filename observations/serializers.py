@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 from rest_framework import serializers
 
+from contimg.api.parameters import ChoiceParameter, WholeNumberParameter
 from contimg.api.serializers import FactsSerializer, MjdField, SeparationField
 from observations.models import MeasurementSet, SubbandFile, SubbandGroup
 
@@ -85,3 +88,25 @@ class MeasurementSetDetailSerializer(MeasurementSetSerializer):
             *MeasurementSetSerializer.Meta.fields[:-1], "integration_s", "pointing_dec_deg", "bandwidth_hz",
             "antennas", "tables_applied", "calibrated_sets", "parameters", "versions", "checksum", "recipe",
         ]  # fmt: skip
+
+
+AXES = ("time", "channel", "baseline", "antenna")
+QUANTITIES = ("amplitude", "phase", "flags")
+COLORMAPS = ("viridis", "cividis", "inferno", "gray", "twilight")
+
+
+class RasterAskedSerializer(serializers.Serializer):
+    x = ChoiceParameter(AXES, default="time")
+    y = ChoiceParameter(AXES, default="channel", help_text="Another axis than `x`.")
+    quantity = ChoiceParameter(QUANTITIES, default="amplitude", help_text="Mean over the other axes.")
+    colormap = ChoiceParameter(COLORMAPS, default="viridis")
+    width_px = WholeNumberParameter(min_value=200, max_value=2000, default=900)
+    height_px = WholeNumberParameter(min_value=200, max_value=2000, default=600)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["x"] == attrs["y"]:
+            others = ", ".join(axis for axis in AXES if axis != attrs["x"])
+            raise serializers.ValidationError(
+                {"y": f"x and y are the same; others are {others}."}, code="invalid_choice"
+            )
+        return attrs

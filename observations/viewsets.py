@@ -1,15 +1,30 @@
 from __future__ import annotations
 
+from django.http import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+
+from contimg.api.errors import ProblemSerializer
+from contimg.api.files import file_response, not_modified
+from contimg.api.negotiation import FileNegotiation
+from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
+from contimg.products import product_path
+from contimg.renditions import Rendition
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter
 from observations.models import MeasurementSet, SubbandGroup
 from observations.serializers import (
     MeasurementSetDetailSerializer,
     MeasurementSetSerializer,
+    RasterAskedSerializer,
     SubbandGroupDetailSerializer,
     SubbandGroupSerializer,
 )
+
+PNG = "image/png"
 
 
 class SubbandGroupViewSet(ReadOnlyResource):
@@ -36,3 +51,29 @@ class MeasurementSetViewSet(ReadOnlyResource):
     orderings = ["observed_at", "flagged_fraction", "id"]
     ordering = "-observed_at"
     reusable_s = ALWAYS
+
+    @extend_schema(
+        parameters=[RasterAskedSerializer],
+        responses={
+            (200, PNG): OpenApiTypes.BINARY,
+            (206, PNG): OpenApiTypes.BINARY,
+            **dict.fromkeys((410, 416), ProblemSerializer),
+        },
+    )
+    @action(detail=True, url_path="raster.png", content_negotiation_class=FileNegotiation, query_parameters=None)
+    def raster(self, request: Request, pk: str) -> HttpResponseBase:
+        """Amplitude, phase or flags of the set itself over two of its axes, cross-correlations of all polarizations.
+
+        The first time it takes as long as reading the set.
+        """
+        measurement_set = self.get_object()
+        raster = Rendition(
+            engine="observations.engines.raster:draw",
+            recipe=measurement_set.recipe,
+            parameters={"name": measurement_set.name, **parameters_of(request, RasterAskedSerializer)},
+            arguments={"path": str(product_path(measurement_set.path))},
+            suffix=".png",
+        )
+        return not_modified(request, etag=raster.key) or file_response(
+            request, raster.file(), content_type=PNG, etag=raster.key
+        )

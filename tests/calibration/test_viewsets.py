@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import io
 import math
 import shutil
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+from casacore.tables import table as casacore_table
+from PIL import Image as Picture
 
+from calibration.engines.caltable import Solution, write_table
+from calibration.engines.solutions_plot import draw as draw_solutions
 from calibration.services import next_transits
 from observations.engines.measurement_set import read_header
 from observations.telescope import meridian_icrs, next_transit
@@ -174,3 +180,60 @@ def test_antennas_take_no_parameter(api, raw_set):
     url = f"/api/v1/measurement-sets/{raw_set.pk}/antennas/"
     assert errors(api.get(url, {"antenna": "1"})) == {"antenna": "unknown_parameter"}
     assert api.get("/api/v1/measurement-sets/0/antennas/").status_code == 404
+
+
+# --- solutions -------------------------------------------------------------------------------------------------------
+def picture_of(api, table):
+    response = api.get(f"{TABLES}{table.pk}/solutions.png")
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "image/png")
+    return np.asarray(Picture.open(io.BytesIO(b"".join(response.streaming_content))).convert("RGB"))
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("kind", ["B", "G"])
+def test_solutions_are_drawn_and_flagged_antennas_are_marked(api, calibrator_tables, products_root, kind):
+    (source,) = [table.path for table in calibrator_tables.tables if table.kind == kind]
+    shutil.copytree(source, products_root / "whole.cal")
+    shutil.copytree(source, products_root / "flagged.cal")
+    with casacore_table(str(products_root / "flagged.cal"), readonly=False, ack=False) as main:
+        flags = main.getcol("FLAG")
+        flags[2] = True
+        main.putcol("FLAG", flags)
+    grey = {}
+    for name in ("whole", "flagged"):
+        table = CalibrationTableFactory(path=f"{name}.cal", kind=kind)
+        pixels = picture_of(api, table)
+        assert min(pixels.shape[:2]) >= 300
+        assert (pixels == (0x0B, 0x53, 0x94)).all(axis=2).any()
+        grey[name] = (pixels == 0xEC).all(axis=2).sum()
+        etag = api.get(f"{TABLES}{table.pk}/solutions.png").headers["ETag"]
+        assert api.get(f"{TABLES}{table.pk}/solutions.png", headers={"if-none-match": etag}).status_code == 304
+    assert grey["flagged"] > grey["whole"] + 3000
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_full_array_is_drawn_also_when_all_is_flagged(tmp_path, calibrator_tile, every):
+    header = read_header(calibrator_tile.path)
+    shape = (len(header.antenna_names), header.frequency_hz.size, 2)
+    flags = np.full(shape, every)
+    solution = Solution(gains=np.ones(shape, np.complex64), flags=flags, snr=np.ones(shape, np.float32))
+    write_table(tmp_path / "t.cal", "B", solution, header, 0, "3C286")
+    draw_solutions(out=tmp_path / "t.png", path=str(tmp_path / "t.cal"), name="$odd^name")
+    assert Picture.open(tmp_path / "t.png").format == "PNG"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("spoil", ["delete", "truncate"])
+def test_a_table_that_is_gone_is_410_and_a_broken_one_is_named(api, calibrator_tables, products_root, spoil):
+    shutil.copytree(calibrator_tables.tables[0].path, products_root / "t.cal")
+    table = CalibrationTableFactory(path="t.cal")
+    if spoil == "delete":
+        shutil.rmtree(products_root / "t.cal")
+    else:
+        (products_root / "t.cal" / "table.f0").write_bytes(b"")
+        (products_root / "t.cal" / "table.dat").write_bytes(b"x")
+    response = api.get(f"{TABLES}{table.pk}/solutions.png")
+    expected = (410, "missing_product") if spoil == "delete" else (500, "rendition_failed")
+    assert (response.status_code, response.json()["code"]) == expected
+    assert str(products_root.parent) not in response.content.decode()
+    assert errors(api.get(f"{TABLES}{table.pk}/solutions.png?x=1")) == {"x": "unknown_parameter"}
