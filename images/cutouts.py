@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contimg.exceptions import InvalidInput, MissingProduct, NotReadable
+from contimg.exceptions import ContimgError, InvalidInput, MissingProduct, NotReadable
 from contimg.products import digest
+from contimg.renditions import Rendition
 from images.models import Image
 from images.services import image_file, named_failures
 
@@ -47,6 +49,11 @@ class Square:
         return digest("cutout", FORM, image.pk, image.checksum, self.ra_deg, self.dec_deg, self.size_px, form)
 
 
+def fitting_arcsec(*, image: Image, size_arcsec: float) -> float:
+    """The nearest size that a cutout of this image may have."""
+    return min(max(size_arcsec, FEWEST_PX * image.pixel_arcsec), MOST_PX * image.pixel_arcsec)
+
+
 def cutout(*, square: Square, form: str) -> bytes:
     """The file, `fits` or `png`. Raises CutoutSize, OutsideImage, and MissingProduct when the image's file is gone or
     is not what it was."""
@@ -64,3 +71,32 @@ def cutout(*, square: Square, form: str) -> bytes:
     if form == "png":
         return engine.as_png(made)
     return engine.as_fits(made, origin={"IMAGEID": image.pk, "IMGNAME": image.name, "IMGSUM": image.checksum})
+
+
+def sheet(*, squares: Sequence[Square]) -> Rendition:
+    """One picture of many cutouts, in their order. Of an image whose file is gone it says so."""
+    cells, paths = [], []
+    for square in squares:
+        try:
+            path: str | None = str(image_file(image=square.image))
+        except ContimgError:
+            path = None
+        image = square.image
+        when = "" if image.observed_at is None else f"{image.observed_at:%Y-%m-%d %H:%M}"
+        cells.append(
+            {
+                "title": f"{when} {image.kind} {image.pk}".strip(),
+                "ra_deg": square.ra_deg,
+                "dec_deg": square.dec_deg,
+                "size_px": square.size_px,
+                "is_there": path is not None,
+            }
+        )
+        paths.append(path)
+    return Rendition(
+        engine="images.engines.cutout_sheet:draw",
+        recipe=digest(*(square.recipe("sheet") for square in squares)),
+        parameters={"cells": cells},
+        arguments={"paths": paths},
+        suffix=".png",
+    )

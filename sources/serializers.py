@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
+from rest_framework.reverse import reverse
 
+from contimg.api.parameters import NumberParameter, WholeNumberParameter
 from contimg.api.serializers import FactsSerializer, SeparationField
+from contimg.models import Grade
+from images.cutouts import fitting_arcsec
+from images.models import Image
 from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 
 
@@ -29,6 +36,64 @@ class SourceDetailSerializer(SourceSerializer):
 
     def get_images(self, source: Any) -> list[int]:
         return [measurement.image_id for measurement in source.forced_measurements]
+
+
+class NeighboursAskedSerializer(serializers.Serializer):
+    radius_arcsec = NumberParameter(above=0, max_value=3600, default=60.0, help_text="(0, 3600].")
+
+
+class NeighbourSerializer(SourceSerializer):
+    """Another source near one."""
+
+    separation_arcsec = serializers.SerializerMethodField()
+
+    class Meta(SourceSerializer.Meta):
+        fields = [*SourceSerializer.Meta.fields[:-1], "separation_arcsec"]
+
+    def get_separation_arcsec(self, source: Any) -> float:
+        return 3600 * source.separation_deg
+
+
+class CutoutsAskedSerializer(serializers.Serializer):
+    size_arcsec = NumberParameter(
+        above=0,
+        max_value=36_000,
+        default=300.0,
+        help_text="(0, 36000], side of the cutouts; of each image as near as its pixels allow.",
+    )
+
+
+class SheetAskedSerializer(CutoutsAskedSerializer):
+    n = WholeNumberParameter(min_value=1, max_value=16, default=16, help_text="Of the newest; for `format=png`.")
+
+
+class CutoutOfSourceSerializer(serializers.Serializer):
+    """An image that covers a source, and where its cutout is."""
+
+    image = serializers.IntegerField(source="pk")
+    kind = serializers.ChoiceField(Image.Kind.choices)
+    name = serializers.CharField()
+    observed_at = serializers.DateTimeField(allow_null=True)
+    grade = serializers.ChoiceField(Grade.choices)
+    size_arcsec = serializers.SerializerMethodField(help_text="Of the cutout.")
+    cutout = serializers.SerializerMethodField(help_text="As FITS.")
+    picture = serializers.SerializerMethodField(help_text="As PNG.")
+
+    def get_size_arcsec(self, image: Image) -> float:
+        return fitting_arcsec(image=image, size_arcsec=self.context["size_arcsec"])
+
+    @extend_schema_field({"type": "string", "format": "uri"})
+    def get_cutout(self, image: Image) -> str:
+        return self._link(image)
+
+    @extend_schema_field({"type": "string", "format": "uri"})
+    def get_picture(self, image: Image) -> str:
+        return self._link(image, format="png")
+
+    def _link(self, image: Image, **more: str) -> str:
+        source = self.context["source"]
+        place = {"ra_deg": source.ra_deg, "dec_deg": source.dec_deg, "size_arcsec": self.get_size_arcsec(image)}
+        return f"{reverse('image-cutout', [image.pk], request=self.context['request'])}?{urlencode({**place, **more})}"
 
 
 class MeasurementSerializer(FactsSerializer):

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import hashlib
+
+from django.db.models import F
 from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
+from contimg.api import pagination
+from contimg.api.files import content_response, file_response, not_modified
+from contimg.api.parameters import parameters_of
+from contimg.api.renderers import CsvRenderer, PngRenderer, VoTableRenderer
 from contimg.api.reuse import ALWAYS, reused
 from contimg.api.viewsets import ReadOnlyResource
+from contimg.renditions import Rendition
+from images.cutouts import Square, fitting_arcsec, sheet
 from images.models import Image
-from sources import services
+from images.querysets import ImageQuerySet
+from sources import light_curve_files, services
 from sources.filters import (
     MeasurementFilter,
     MeasurementOfImageFilter,
@@ -21,13 +34,18 @@ from sources.filters import (
 )
 from sources.models import Measurement, ReferenceCatalogue, ReferenceSource, Source
 from sources.serializers import (
+    CutoutOfSourceSerializer,
+    CutoutsAskedSerializer,
     LightCurveSerializer,
     MeasurementDetailSerializer,
     MeasurementSerializer,
+    NeighboursAskedSerializer,
+    NeighbourSerializer,
     ReferenceCatalogueDetailSerializer,
     ReferenceCatalogueSerializer,
     ReferenceSourceDetailSerializer,
     ReferenceSourceSerializer,
+    SheetAskedSerializer,
     SourceDetailSerializer,
     SourceSerializer,
 )
@@ -45,11 +63,102 @@ class SourceViewSet(ReadOnlyResource):
     ordering = "name"
     reusable_s = ALWAYS
 
-    @extend_schema(responses=LightCurveSerializer)
-    @action(detail=True, url_path="light-curve")
+    @extend_schema(
+        responses={
+            (200, "application/json"): LightCurveSerializer,
+            (200, CsvRenderer.media_type): OpenApiTypes.STR,
+            (200, VoTableRenderer.media_type): OpenApiTypes.STR,
+            (200, PngRenderer.media_type): OpenApiTypes.BINARY,
+        }
+    )
+    @action(
+        detail=True,
+        url_path="light-curve",
+        renderer_classes=[*api_settings.DEFAULT_RENDERER_CLASSES, CsvRenderer, VoTableRenderer, PngRenderer],
+    )
     def light_curve(self, request: Request, pk: str) -> HttpResponseBase:
-        """Every epoch that covered the source, and the statistics of those that count."""
-        return reused(request, lambda: Response(services.light_curve(source=self.get_object())), for_s=self.reusable_s)
+        """Every epoch that covered the source, and the statistics of those that count; or its points as a file."""
+
+        def made() -> Response:
+            return Response(services.light_curve(source=self.get_object()))
+
+        is_file = request.accepted_renderer.format in ("csv", "votable", "png")
+        return self._light_curve_file(request) if is_file else reused(request, made, for_s=self.reusable_s)
+
+    def _light_curve_file(self, request: Request) -> HttpResponseBase:
+        source, form = self.get_object(), request.accepted_renderer.format
+        curve = services.light_curve(source=source)
+        if form == "png":
+            return _rendition(request, light_curve_files.plot(source=source, light_curve=curve))
+        content = (
+            light_curve_files.as_csv(light_curve=curve)
+            if form == "csv"
+            else light_curve_files.as_votable(source=source, light_curve=curve)
+        )
+        return content_response(
+            request,
+            content,
+            name=f"{source.name}.{'csv' if form == 'csv' else 'xml'}",
+            content_type=f"{request.accepted_renderer.media_type}; charset=utf-8",
+            etag=hashlib.sha256(content).hexdigest(),
+        )
+
+    @extend_schema(
+        parameters=[SheetAskedSerializer],
+        responses={
+            (200, "application/json"): CutoutOfSourceSerializer(many=True),
+            (200, PngRenderer.media_type): OpenApiTypes.BINARY,
+        },
+        filters=False,
+    )
+    @action(
+        detail=True,
+        renderer_classes=[*api_settings.DEFAULT_RENDERER_CLASSES, PngRenderer],
+        query_parameters=None,
+    )
+    def cutouts(self, request: Request, pk: str) -> Response | HttpResponseBase:
+        """The current images that cover the source with the cutout of each, newest first; or the newest as a sheet."""
+        source = self.get_object()
+        images = Image.objects.current().covering(ra_deg=source.ra_deg, dec_deg=source.dec_deg)
+        if request.accepted_renderer.format == "png":
+            return self._sheet(request, source, images)
+        asked = parameters_of(request, CutoutsAskedSerializer, besides=pagination.PARAMETERS)
+        page = self.paginate_queryset(images.for_listing().order_by("-observed_at", "-id"))
+        context = {**self.get_serializer_context(), "source": source, **asked}
+        return self.get_paginated_response(CutoutOfSourceSerializer(page, many=True, context=context).data)
+
+    def _sheet(self, request: Request, source: Source, images: ImageQuerySet) -> HttpResponseBase:
+        asked = parameters_of(request, SheetAskedSerializer)
+        newest = images.select_related("root").order_by(F("observed_at").desc(nulls_last=True), "-id")[: asked["n"]]
+        squares = [
+            Square(
+                image=image,
+                ra_deg=source.ra_deg,
+                dec_deg=source.dec_deg,
+                size_arcsec=fitting_arcsec(image=image, size_arcsec=asked["size_arcsec"]),
+            )
+            for image in newest
+        ]
+        if not squares:
+            raise NotFound("No current image covers this source.")
+        return _rendition(request, sheet(squares=squares))
+
+    @extend_schema(parameters=[NeighboursAskedSerializer], responses=NeighbourSerializer(many=True), filters=False)
+    @action(detail=True, query_parameters=None)
+    def neighbours(self, request: Request, pk: str) -> Response:
+        """Other sources near this one, the nearest first."""
+        source = self.get_object()
+        asked = parameters_of(request, NeighboursAskedSerializer, besides=pagination.PARAMETERS)
+        near = Source.objects.within_cone(
+            ra_deg=source.ra_deg, dec_deg=source.dec_deg, radius_deg=asked["radius_arcsec"] / 3600
+        ).exclude(pk=source.pk)
+        return self.get_paginated_response(NeighbourSerializer(self.paginate_queryset(near), many=True).data)
+
+
+def _rendition(request: Request, shown: Rendition) -> HttpResponseBase:
+    return not_modified(request, etag=shown.key) or file_response(
+        request, shown.file(), content_type=PngRenderer.media_type, etag=shown.key
+    )
 
 
 class MeasurementViewSet(ReadOnlyResource):

@@ -164,12 +164,22 @@ def another_measurement(image):
     factories.MeasurementFactory(image=image)
 
 
+def another_cutout(source):
+    factories.ImageFactory(ra_deg=source.ra_deg, dec_deg=source.dec_deg)
+
+
+def another_neighbour(source):
+    factories.SourceFactory(ra_deg=source.ra_deg, dec_deg=source.dec_deg)
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("name", "make_one", "add"),
     [
         ("image-versions", factories.ImageFactory, another_version),
         ("image-measured-measurements", factories.ImageFactory, another_measurement),
+        ("source-cutouts", factories.SourceFactory, another_cutout),
+        ("source-neighbours", factories.SourceFactory, another_neighbour),
     ],
 )
 def test_a_list_of_one_row_takes_as_many_queries_for_30_as_for_one(api, name, make_one, add):

@@ -31,3 +31,13 @@ class FitsRenderer(JSONRenderer):
 class PngRenderer(JSONRenderer):
     media_type = "image/png"
     format = "png"
+
+
+class CsvRenderer(JSONRenderer):
+    media_type = "text/csv"
+    format = "csv"
+
+
+class VoTableRenderer(JSONRenderer):
+    media_type = "application/x-votable+xml"
+    format = "votable"

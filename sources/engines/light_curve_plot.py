@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def draw(*, light_curve: Mapping[str, Any], name: str, is_variable: bool, path: 
     axes.set_title(name, loc="left", fontsize=13, fontweight="bold", color=INK)
     axes.set_title(_verdict(light_curve["statistics"], is_variable), loc="right", fontsize=10, color=INK)
     figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def draw_order(*, out: Path, light_curve: Mapping[str, Any], name: str, is_variable: bool) -> None:
+    """The same of a light curve that was JSON, as a child process gets it."""
+    points = [
+        {**point, "observed_at": point["observed_at"] and datetime.fromisoformat(point["observed_at"])}
+        for point in light_curve["points"]
+    ]
+    draw(light_curve={**light_curve, "points": points}, name=name, is_variable=is_variable, path=out)
 
 
 _STYLES: dict[str, dict[str, Any]] = {
