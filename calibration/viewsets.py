@@ -27,7 +27,7 @@ from calibration.serializers import (
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
-from contimg.api.files import file_response, not_modified
+from contimg.api.files import rendition_response
 from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.reuse import ALWAYS
@@ -82,9 +82,7 @@ class CalibrationTableViewSet(ReadOnlyResource):
             arguments={"path": str(product_path(table.path))},
             suffix=".png",
         )
-        return not_modified(request, etag=plot.key) or file_response(
-            request, plot.file(), content_type=PNG, etag=plot.key
-        )
+        return rendition_response(request, plot, name=f"{table}.png", content_type=PNG)
 
 
 class AntennaFlagViewSet(ReadOnlyResource):

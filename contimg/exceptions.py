@@ -10,6 +10,7 @@ class ContimgError(Exception):
     code = "error"
     status = 500
     permanent = True
+    retry_after_s = 30  # of a 503
 
 
 class InvalidInput(ContimgError):

@@ -29,7 +29,15 @@ import structlog
 from django.conf import settings
 
 from contimg.exceptions import ContimgError, DiskFull, MissingProduct
-from contimg.products import digest, full_disk_named, is_full, make_durable, products_root, require_writable
+from contimg.products import (
+    digest,
+    full_disk_named,
+    is_full,
+    make_durable,
+    products_root,
+    require_products,
+    require_writable,
+)
 
 log = structlog.get_logger(__name__)
 FOLDER = ".renditions"
@@ -53,6 +61,7 @@ class TooManyRenditions(ContimgError):
     code = "too_many_renditions"
     status = 503
     permanent = False
+    retry_after_s = 5
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,8 @@ class Rendition:
     def file(self) -> Path:
         """Where it is, made if it is not there.
 
-        Raises TooManyRenditions, RenditionFailed, MissingProduct (gone meanwhile), DiskFull and NotWritable.
+        Raises TooManyRenditions, RenditionFailed, MissingProduct (gone meanwhile), DiskFull,
+        ProductsAway and NotWritable.
         """
         path = products_root() / FOLDER / f"{self.key}{self.suffix}"
         with contextlib.suppress(OSError):  # another user's may be read all the same
@@ -96,6 +106,7 @@ class Rendition:
         if not _slots.acquire(blocking=False):
             raise TooManyRenditions(f"{AT_ONCE} pictures are being made here, and no more at once; come again soon.")
         try:
+            require_products()  # or a folder would be made where its disk is not mounted
             require_writable(path.parent, named_by="CONTIMG_PRODUCTS_ROOT")
             temporary = path.with_name(f".{uuid.uuid4().hex}{self.suffix}")
             try:

@@ -7,7 +7,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 
 from contimg.api.errors import ProblemSerializer
-from contimg.api.files import file_response, not_modified
+from contimg.api.files import rendition_response
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
@@ -74,6 +74,4 @@ class MeasurementSetViewSet(ReadOnlyResource):
             arguments={"path": str(product_path(measurement_set.path))},
             suffix=".png",
         )
-        return not_modified(request, etag=raster.key) or file_response(
-            request, raster.file(), content_type=PNG, etag=raster.key
-        )
+        return rendition_response(request, raster, name=f"{measurement_set.name}_raster.png", content_type=PNG)

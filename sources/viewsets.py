@@ -15,12 +15,11 @@ from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
 from contimg.api import pagination
-from contimg.api.files import content_response, file_response, not_modified
+from contimg.api.files import content_response, rendition_response
 from contimg.api.parameters import parameters_of
 from contimg.api.renderers import CsvRenderer, PngRenderer, VoTableRenderer
 from contimg.api.reuse import ALWAYS, reused
 from contimg.api.viewsets import ReadOnlyResource
-from contimg.renditions import Rendition
 from images.cutouts import Square, fitting_arcsec, sheet
 from images.models import Image
 from images.querysets import ImageQuerySet
@@ -89,7 +88,8 @@ class SourceViewSet(ReadOnlyResource):
         source, form = self.get_object(), request.accepted_renderer.format
         curve = services.light_curve(source=source)
         if form == "png":
-            return _rendition(request, light_curve_files.plot(source=source, light_curve=curve))
+            plot = light_curve_files.plot(source=source, light_curve=curve)
+            return rendition_response(request, plot, name=f"{source.name}.png", content_type=PngRenderer.media_type)
         content = (
             light_curve_files.as_csv(light_curve=curve)
             if form == "csv"
@@ -141,7 +141,8 @@ class SourceViewSet(ReadOnlyResource):
         ]
         if not squares:
             raise NotFound("No current image covers this source.")
-        return _rendition(request, sheet(squares=squares))
+        name = f"{source.name}_cutouts.png"
+        return rendition_response(request, sheet(squares=squares), name=name, content_type=PngRenderer.media_type)
 
     @extend_schema(parameters=[NeighboursAskedSerializer], responses=NeighbourSerializer(many=True), filters=False)
     @action(detail=True, query_parameters=None)
@@ -153,12 +154,6 @@ class SourceViewSet(ReadOnlyResource):
             ra_deg=source.ra_deg, dec_deg=source.dec_deg, radius_deg=asked["radius_arcsec"] / 3600
         ).exclude(pk=source.pk)
         return self.get_paginated_response(NeighbourSerializer(self.paginate_queryset(near), many=True).data)
-
-
-def _rendition(request: Request, shown: Rendition) -> HttpResponseBase:
-    return not_modified(request, etag=shown.key) or file_response(
-        request, shown.file(), content_type=PngRenderer.media_type, etag=shown.key
-    )
 
 
 class MeasurementViewSet(ReadOnlyResource):

@@ -31,7 +31,6 @@ from structlog.contextvars import get_contextvars
 from contimg.exceptions import ContimgError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
-RETRY_AFTER_S = 30
 # In quotes it may hold blanks. No part of an address as https://host/a/b, nor a unit as mJy/beam.
 _ABSOLUTE_PATH = re.compile(
     r"""(?<=')/[^'\n]+(?=')|(?<=")/[^"\n]+(?=")|(?:file://|(?<![\w/.]))/(?!/)[^\s/'"]+(?:/[^\s/'",;:]+)+"""
@@ -82,16 +81,17 @@ def problem(
 class _Failure(APIException):
     """One of ours, in the terms of DRF."""
 
-    def __init__(self, *, status: int, code: str, detail: str) -> None:
+    def __init__(self, *, status: int, code: str, detail: str, retry_after_s: int = ContimgError.retry_after_s) -> None:
         self.status_code = status
-        self.wait = RETRY_AFTER_S if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+        self.wait = retry_after_s if status == HTTPStatus.SERVICE_UNAVAILABLE else None
         super().__init__(detail, code)
 
 
 class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, ContimgError):
-            return _Failure(status=exc.status, code=exc.code, detail=without_server_paths(str(exc)))
+            detail = without_server_paths(str(exc))
+            return _Failure(status=exc.status, code=exc.code, detail=detail, retry_after_s=exc.retry_after_s)
         if isinstance(exc, RequestDataTooBig):
             return _Failure(
                 status=413,

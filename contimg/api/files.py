@@ -14,6 +14,7 @@ from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
 from contimg.exceptions import MissingProduct
+from contimg.renditions import Rendition
 
 CHUNK_BYTES = 1 << 20
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
@@ -28,8 +29,10 @@ class RangeNotSatisfiable(APIException):
         self.headers = {"Content-Range": f"bytes */{size}"}
 
 
-def file_response(request: Request, path: Path, *, content_type: str, etag: str) -> HttpResponseBase:
-    """The file, or the part of it that the Range header names.
+def file_response(
+    request: Request, path: Path, *, content_type: str, etag: str, name: str = ""
+) -> StreamingHttpResponse:
+    """The file, or the part of it that the Range header names; `name` is what it is saved as, where not as it is.
 
     Several ranges, other units and an If-Range that names another version get the whole file, as the RFC allows.
     Raises MissingProduct and RangeNotSatisfiable.
@@ -38,7 +41,7 @@ def file_response(request: Request, path: Path, *, content_type: str, etag: str)
         raise MissingProduct(f"The file {path.name} is not on disk any more.")
     facts = path.stat()
     response = _response(
-        request, partial(_chunks, path), facts.st_size, name=path.name, content_type=content_type, etag=etag
+        request, partial(_chunks, path), facts.st_size, name=name or path.name, content_type=content_type, etag=etag
     )
     response.headers["Last-Modified"] = http_date(facts.st_mtime)
     return response
@@ -55,6 +58,14 @@ def content_response(
         name=name,
         content_type=content_type,
         etag=etag,
+    )
+
+
+def rendition_response(request: Request, shown: Rendition, *, name: str, content_type: str) -> HttpResponseBase:
+    """Raises what making it does."""
+    etag = shown.key
+    return not_modified(request, etag=etag) or file_response(
+        request, shown.file(), content_type=content_type, etag=etag, name=name
     )
 
 

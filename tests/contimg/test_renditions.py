@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from contimg import renditions
-from contimg.exceptions import MissingProduct, NotWritable
+from contimg.exceptions import MissingProduct, NotWritable, ProductsAway
 from contimg.renditions import Limits, Rendition, RenditionFailed, TooManyRenditions
 
 ENGINES = "tests.contimg.trial_engines"
@@ -118,6 +119,13 @@ def test_a_folder_that_cannot_be_written_to_is_named(products_root):
     (products_root / renditions.FOLDER).write_text("a file")
     with pytest.raises(NotWritable):
         rendition("write", parameters={"text": "a"}).file()
+
+
+def test_nothing_is_made_where_the_disk_of_the_products_is_away(products_root):
+    shutil.rmtree(products_root)
+    with pytest.raises(ProductsAway):
+        rendition("write", parameters={"text": "a"}).file()
+    assert not products_root.exists()
 
 
 def test_a_child_ends_with_the_process_that_started_it(products_root, tmp_path):

@@ -204,7 +204,8 @@ GOOD = {"ra_deg": "150", "dec_deg": "30", "size_arcsec": "40"}
         ({"format": ["fits", "png"]}, {"format": "repeated_parameter"}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_and_named(api, image, given, wrong):
+def test_what_cannot_be_read_is_refused_and_named(api, given, wrong):
+    image = ImageFactory()
     parameters = {name: value for name, value in {**GOOD, **given}.items() if value is not None}
     response = ask(api, image, **parameters)
     assert errors(response) == wrong
