@@ -50,6 +50,7 @@ class ImageViewSet(ReadOnlyResource):
     orderings = ["observed_at", "rms_jy_per_beam", "dynamic_range", "name", "created_at", "id"]
     ordering = "-observed_at"
     reusable_s = ALWAYS
+    is_exported = True
 
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, content_negotiation_class=FileNegotiation)

@@ -61,6 +61,7 @@ class SourceViewSet(ReadOnlyResource):
     orderings = ["name", "flux_mean_jy", "eta", "v", "last_seen_at", "id"]
     ordering = "name"
     reusable_s = ALWAYS
+    is_exported = True
 
     @extend_schema(
         responses={
@@ -167,6 +168,7 @@ class MeasurementViewSet(ReadOnlyResource):
     orderings = ["observed_at", "snr", "id"]
     ordering = "-observed_at"
     reusable_s = ALWAYS
+    is_exported = True
 
 
 class ImageMeasurementViewSet(GenericViewSet):

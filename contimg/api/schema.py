@@ -11,6 +11,7 @@ from drf_standardized_errors.openapi import AutoSchema
 from rest_framework.permissions import SAFE_METHODS
 
 from contimg.api.errors import CONTENT_TYPE
+from contimg.api.exports import RENDERERS
 
 
 class Schema(AutoSchema):
@@ -30,7 +31,11 @@ class Schema(AutoSchema):
     ) -> dict[str, Any]:
         if int(status_code) >= 400:
             media_types = [CONTENT_TYPE]
-        return super()._get_response_for_code(serializer, status_code, media_types, direction)
+        response = super()._get_response_for_code(serializer, status_code, media_types, direction)
+        for renderer in RENDERERS:  # whole lists
+            if renderer.media_type in response.get("content", {}):
+                response["content"][renderer.media_type] = {"schema": {"type": "string"}}
+        return response
 
     def _get_error_response_examples(self) -> list[Any]:
         return []  # theirs are of their own shape

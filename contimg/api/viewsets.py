@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.utils.cache import get_conditional_response, set_response_etag
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
 from contimg.api.rows import shown_by
@@ -33,6 +36,7 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     required_scopes: ClassVar[Mapping[str, str]] = {}
     # For how long the answers of its list and detail hold while the database is the same; see contimg/api/reuse.py.
     reusable_s: ClassVar[float] = 0
+    is_exported: ClassVar[bool] = False  # its list can be had whole, as CSV and VOTable
     # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
     query_parameters: ClassVar[Sequence[str] | None] = ()
 
@@ -48,7 +52,13 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
         rows = _rows(type(self)) if self.action == "list" else None
         return super().get_queryset() if rows is None else rows.all()
 
+    def get_renderers(self) -> builtins.list[BaseRenderer]:
+        exports = RENDERERS if self.is_exported and self.action == "list" else ()
+        return [*super().get_renderers(), *(renderer() for renderer in exports)]
+
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(request.accepted_renderer, RENDERERS):
+            return export(request, self.filter_queryset(self.get_queryset()), self.get_serializer())
         return reused(request, lambda: self.make_list(request, *args, **kwargs), for_s=self.reusable_s)
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Any:

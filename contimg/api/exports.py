@@ -1,0 +1,142 @@
+"""A whole list as CSV or VOTable (IVOA, version 1.4): streamed from keyset pages, so that a million rows take no more
+memory than a thousand. What changes meanwhile is shown as it was when its page was read.
+
+Units are those in the names. astropy's writer of VOTables wants all rows at once, which is why this one is here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from django.utils.http import content_disposition_header
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+
+from contimg.api.pagination import PARAMETERS, Cursor, Order
+from contimg.api.renderers import CsvRenderer, VoTableRenderer
+
+ROWS_AT_ONCE = 5000
+RENDERERS = (CsvRenderer, VoTableRenderer)
+
+# By the end of a name, the longest first.
+UNITS = {
+    "_jy_per_beam": "Jy/beam", "_arcsec": "arcsec", "_deg": "deg", "_jy": "Jy", "_hz": "Hz", "_px": "pix", "_s": "s",
+    "_bytes": "byte", "mjd": "d",
+}  # fmt: skip
+_FLUX = "phot.flux.density;em.radio"
+# Unified content descriptors (IVOA UCD1+, version 1.5) of the fields of images, sources and measurements.
+UCDS = {
+    "id": "meta.record", "name": "meta.id;meta.main", "kind": "meta.code.class", "observed_at": "time.epoch",
+    "mjd": "time.epoch", "epoch": "time.epoch", "created_at": "time.creation",
+    "first_seen_at": "time.epoch;stat.min", "last_seen_at": "time.epoch;stat.max", "ra_deg": "pos.eq.ra;meta.main",
+    "dec_deg": "pos.eq.dec;meta.main", "frequency_hz": "em.freq", "bandwidth_hz": "instr.bandwidth",
+    "width_px": "pos.cartesian.x;instr.pixel", "height_px": "pos.cartesian.y;instr.pixel",
+    "pixel_arcsec": "phys.angSize;instr.pixel", "bmaj_arcsec": "phys.angSize.smajAxis;instr.beam",
+    "bmin_arcsec": "phys.angSize.sminAxis;instr.beam", "bpa_deg": "pos.posAng;instr.beam",
+    "rms_jy_per_beam": f"stat.stdev;{_FLUX}", "peak_jy_per_beam": f"{_FLUX};stat.max", "dynamic_range": "stat.snr",
+    "is_primary_beam_corrected": "meta.code", "grade": "meta.code.qual", "grade_source": "meta.code;meta.curation",
+    "is_suspect": "meta.code.error", "is_lenient": "meta.code", "is_current": "meta.code",
+    "measurement_set": "meta.id;obs", "separation_deg": "pos.angDistance", "n_measurements": "meta.number;obs",
+    "flux_mean_jy": f"{_FLUX};stat.mean", "flux_max_jy": f"{_FLUX};stat.max", "eta": "stat.fit.chi2;src.var",
+    "v": "stat.stdev;src.var", "is_variable": "meta.code;src.var", "source": "meta.id;src",
+    "image": "meta.id;obs.image", "flux_jy": f"{_FLUX};meta.main", "flux_err_jy": f"stat.error;{_FLUX}",
+    "snr": "stat.snr",
+    "is_forced": "meta.code;obs.param", "upper_limit_jy": f"{_FLUX};stat.max",
+}  # fmt: skip
+_HEAD = """<?xml version="1.0" encoding="UTF-8"?>
+<VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
+<RESOURCE type="results">
+<COOSYS ID="icrs" system="ICRS"/>
+<TIMESYS ID="utc" timeorigin="MJD-origin" timescale="UTC" refposition="TOPOCENTER"/>
+"""
+
+
+def export(request: Request, queryset: QuerySet[Any], serializer: Any) -> StreamingHttpResponse:
+    """Every row of a filtered and ordered list of rows (contimg/api/rows.py), with the fields of its serializer."""
+    paged = [name for name in PARAMETERS if name in request.query_params]
+    if paged:
+        message = "A list is exported whole and has no pages then; leave it out."
+        raise ValidationError(dict.fromkeys(paged, message), code="unknown_parameter")
+    renderer = request.accepted_renderer
+    name = queryset.model._meta.verbose_name_plural.replace(" ", "_")
+    write, suffix = (_csv, "csv") if renderer.format == CsvRenderer.format else (_votable, "xml")
+    return StreamingHttpResponse(
+        () if request.method == "HEAD" else write(name, serializer.fields, _pages(queryset)),
+        headers={
+            "Content-Type": f"{renderer.media_type}; charset=utf-8",
+            "Content-Disposition": content_disposition_header(as_attachment=True, filename=f"{name}.{suffix}"),
+        },
+    )
+
+
+def _pages(queryset: QuerySet[Any]) -> Iterator[list[dict[str, Any]]]:
+    order, cursor = Order.of(queryset), Cursor(backward=False, after=None)
+    while rows := order.read(queryset, cursor, ROWS_AT_ONCE):
+        yield rows
+        cursor = Cursor(backward=False, after=order.position(rows[-1]))
+
+
+class _Line:
+    """What a csv.writer writes to: the line itself is handed back."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+def _csv(name: str, fields: Mapping[str, Any], pages: Iterable[list[dict[str, Any]]]) -> Iterator[str]:
+    line = csv.writer(_Line()).writerow
+    yield line(fields)
+    for rows in pages:
+        yield "".join([line([_word(value) for value in row.values()]) for row in rows])
+
+
+def _word(value: Any) -> Any:
+    """As JSON says it, and nothing for what is not known."""
+    return ("false", "true")[value] if isinstance(value, bool) else value
+
+
+def _votable(name: str, fields: Mapping[str, Any], pages: Iterable[list[dict[str, Any]]]) -> Iterator[str]:
+    described = "\n".join(_field(name, field) for name, field in fields.items())
+    yield f"{_HEAD}<TABLE name={quoteattr(name)}>\n{described}\n<DATA><TABLEDATA>\n"
+    for rows in pages:
+        yield "".join([f"<TR>{''.join([_cell(value) for value in row.values()])}</TR>\n" for row in rows])
+    yield "</TABLEDATA></DATA>\n</TABLE>\n</RESOURCE>\n</VOTABLE>\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "<TD/>"
+    return f"<TD>{escape(value) if isinstance(value, str) else _word(value)}</TD>"
+
+
+def _field(name: str, field: serializers.Field) -> str:
+    said = {"name": name, "ucd": UCDS.get(name), "unit": unit(name), "ref": _system(name), **_datatype(field)}
+    attributes = " ".join(f"{key}={quoteattr(value)}" for key, value in said.items() if value)
+    description = f"<DESCRIPTION>{escape(str(field.help_text))}</DESCRIPTION>" if field.help_text else ""
+    return f"<FIELD {attributes}>{description}</FIELD>"
+
+
+def unit(name: str) -> str | None:
+    return next((unit for ending, unit in UNITS.items() if name.endswith(ending)), None)
+
+
+def _system(name: str) -> str | None:
+    return {"ra_deg": "icrs", "dec_deg": "icrs", "mjd": "utc"}.get(name)
+
+
+_DATATYPES: list[tuple[type[serializers.Field] | tuple[type[serializers.Field], ...], dict[str, str]]] = [
+    (serializers.BooleanField, {"datatype": "boolean"}),
+    (serializers.FloatField, {"datatype": "double"}),
+    ((serializers.IntegerField, serializers.PrimaryKeyRelatedField), {"datatype": "long"}),
+]
+_TEXT = {"datatype": "unicodeChar", "arraysize": "*"}
+
+
+def _datatype(field: serializers.Field) -> dict[str, str]:
+    return next((datatype for kind, datatype in _DATATYPES if isinstance(field, kind)), _TEXT)
