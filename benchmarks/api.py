@@ -300,6 +300,7 @@ def load(folder: Path, seconds: float, writes_per_s: float) -> None:
         "measurements": "/api/v1/measurements/",
         f"light curve of {POINTS}": f"/api/v1/sources/{source.pk}/light-curve/",
         "batches": "/api/v1/batches/", "items": "/api/v1/items/",
+        "stats": "/api/v1/stats/",
     }  # fmt: skip
     client = Client(headers={"host": "127.0.0.1"})
     facts = {}

@@ -23,6 +23,7 @@ from calibration.viewsets import (
 )
 from contimg import health, views
 from contimg.api.viewsets import Router
+from contimg.stats import StatsView
 from images.viewsets import EpochViewSet, ImageViewSet
 from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
 from provenance.viewsets import (
@@ -78,6 +79,7 @@ urlpatterns = [
     path("", views.start, name="start"),
     path("api/", RedirectView.as_view(pattern_name="api-root")),
     path("api/v1/drift/", DriftView.as_view(), name="drift"),
+    path("api/v1/stats/", StatsView.as_view(), name="stats"),
     path("api/v1/impact/", ImpactView.as_view(), name="impact"),
     path("api/v1/", include(router.urls)),
     path("api/v1/", include(product_actions.urls)),
