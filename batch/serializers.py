@@ -185,6 +185,21 @@ class NewBatchSerializer(StrictSerializer):
     )  # fmt: skip
 
 
+class AssessAgainSerializer(StrictSerializer):
+    """Either `subjects` or `query`, as of a batch of the stage `assess`."""
+
+    subjects = serializers.ListField(
+        child=NewBatchSerializer.Subject(), required=False, max_length=MOST_SUBJECTS_IN_A_BODY
+    )
+    query = serializers.DictField(required=False)
+
+
+class ReimageSerializer(StrictSerializer):
+    parameters = extend_schema_field(ParametersSerializer)(serializers.DictField)(
+        required=False, default=dict, help_text="Of the stage `image`; the settings' where none is given."
+    )
+
+
 class PrioritySerializer(StrictSerializer):
     priority = serializers.IntegerField(min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
 

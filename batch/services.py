@@ -69,6 +69,10 @@ class InvalidParameter(InvalidInput):
     code = "invalid_parameter"
 
 
+class NotMadeHere(InvalidInput):
+    code = "not_made_here"
+
+
 class InvalidQuery(InvalidInput):
     code = "invalid_query"
 
@@ -398,6 +402,16 @@ def _retry(items: ItemQuerySet, subject: Model) -> int:
         audit(action=f"{subject._meta.model_name}.retry", subject=subject, details={"items": n})
         couriers.ring()
     return n
+
+
+def reimage(*, image: Image, parameters: Mapping[str, Any], owner: User | None = None) -> Batch:
+    """A batch that makes a tile again from its measurement set. Raises NotMadeHere, and what `create_batch` does."""
+    if image.kind != Image.Kind.TILE or image.measurement_set is None:
+        raise NotMadeHere(f"{image} is no tile, which is what is imaged; a mosaic is made by the stage mosaic.")
+    tile = image.measurement_set.group_id
+    return create_batch(
+        stage=StageName.IMAGE, subjects=[("subband_group", tile)], parameters=parameters, owner=owner
+    ).batch
 
 
 def set_priority(*, batch: Batch, priority: int) -> None:

@@ -13,6 +13,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
 
 from access.gates import IsInternal
 from access.scopes import Scope
@@ -21,10 +22,11 @@ from batch.estimates import Estimates
 from batch.events import stream
 from batch.filters import BatchFilter, ItemFilter, PauseFilter, WorkerFilter
 from batch.logs import MAX_BYTES, read_log
-from batch.models import Batch, Item, Pause, Worker
+from batch.models import Batch, Item, Pause, StageName, Worker
 from batch.policies import activate_policy
 from batch.serializers import (
     ActivatedSerializer,
+    AssessAgainSerializer,
     BatchDetailSerializer,
     BatchesSerializer,
     BatchSerializer,
@@ -37,6 +39,7 @@ from batch.serializers import (
     PlanSerializer,
     PrioritySerializer,
     QuarantineMadeSerializer,
+    ReimageSerializer,
     WorkerSerializer,
 )
 from batch.services import (
@@ -44,6 +47,7 @@ from batch.services import (
     cancel_item,
     create_batch,
     pause,
+    reimage,
     resume,
     retry_batch,
     retry_item,
@@ -53,9 +57,11 @@ from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
+from images.models import Image
 from provenance.filters import QuarantineFilter
 from provenance.models import Quarantine
 from provenance.serializers import NewQuarantineSerializer, QuarantineSerializer
+from qa.viewsets import AssessmentViewSet as QaAssessmentViewSet
 from qa.viewsets import PolicyViewSet as QaPolicyViewSet
 
 USUAL_TAIL_BYTES = 65536
@@ -146,9 +152,13 @@ class BatchViewSet(ReadOnlyResource):
         return stream(batch=get_object_or_404(Batch.objects.for_detail(), pk=pk), last_event_id=_last_event_id(request))
 
     def _shown(self, pk: int | str, status: int = 200) -> Response:
-        batch = self.detail_queryset.get(pk=pk)
-        context = {**self.get_serializer_context(), "eta_s": Estimates().eta_s([batch])}
-        return Response(BatchDetailSerializer(batch, context=context).data, status=status)
+        return _shown_batch(self, pk, status)
+
+
+def _shown_batch(view: Any, pk: int | str, status: int) -> Response:
+    batch = Batch.objects.for_detail().get(pk=pk)
+    context = {**view.get_serializer_context(), "eta_s": Estimates().eta_s([batch])}
+    return Response(BatchDetailSerializer(batch, context=context).data, status=status)
 
 
 def _is_inside(view: ReadOnlyResource) -> bool:
@@ -324,3 +334,42 @@ class PolicyViewSet(QaPolicyViewSet):
         """It judges from now on: tables at once, current images and epochs by the batches in the answer."""
         actor = request.user if request.user.is_authenticated else None
         return Response(ActivatedSerializer(activate_policy(policy=self.get_object(), actor=actor)).data)
+
+
+class AssessmentViewSet(QaAssessmentViewSet):
+    """Verdicts on images, calibration tables and epochs. A batch, which only this app makes, gives new ones."""
+
+    required_scopes = {"create": Scope.OPERATE}
+
+    @extend_schema(request=AssessAgainSerializer, responses={201: BatchDetailSerializer, 413: ProblemSerializer})
+    def create(self, request: Request) -> Response:
+        """Judge images or epochs again by the active policy: the batch that does it. Earlier verdicts stay."""
+        asked = AssessAgainSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        subjects = asked.validated_data.get("subjects")
+        made = create_batch(
+            stage=StageName.ASSESS,
+            subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
+            query=asked.validated_data.get("query"),
+            owner=_caller(request),
+        )
+        return _shown_batch(self, made.batch.pk, status=201)
+
+
+class ImageBatchViewSet(GenericViewSet):
+    """What makes batches of an image, which images know nothing of: the wiring puts them together."""
+
+    lookup_value_regex = QaAssessmentViewSet.lookup_value_regex
+    queryset = Image.objects.select_related("measurement_set")
+    serializer_class = ReimageSerializer
+    filter_backends = []
+    required_scopes = {"reimage": Scope.OPERATE}
+
+    @extend_schema(request=ReimageSerializer, responses={201: BatchDetailSerializer, **CONFLICT})
+    @action(detail=True, methods=["post"])
+    def reimage(self, request: Request, pk: str) -> Response:
+        """Make a tile again from its measurement set, with other parameters; the same ones give the same image."""
+        asked = ReimageSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        made = reimage(image=self.get_object(), owner=_caller(request), **asked.validated_data)
+        return _shown_batch(self, made.pk, status=201)

@@ -123,3 +123,7 @@ class AntennasSerializer(serializers.Serializer):
         help_text="Whose the flagged fractions are; null: they were counted in the set.",
     )  # fmt: skip
     antennas = AntennaOfSetSerializer(many=True)
+
+
+class RetireSerializer(StrictSerializer):
+    reason = serializers.CharField(max_length=300)

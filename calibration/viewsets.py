@@ -15,6 +15,7 @@ from access.scopes import Scope
 from calibration.antennas import antennas_of
 from calibration.filters import AntennaFlagFilter, CalibrationTableFilter, CalibratorFilter
 from calibration.models import AntennaFlag, CalibrationTable, Calibrator
+from calibration.retirement import retire
 from calibration.serializers import (
     AntennaFlagChangeSerializer,
     AntennaFlagSerializer,
@@ -24,6 +25,7 @@ from calibration.serializers import (
     CalibratorDetailSerializer,
     CalibratorSerializer,
     NewAntennaFlagSerializer,
+    RetireSerializer,
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
@@ -63,6 +65,16 @@ class CalibrationTableViewSet(ReadOnlyResource):
     orderings = ["valid_from", "created_at", "id"]
     ordering = "-valid_from"
     reusable_s = ALWAYS
+    required_scopes = {"retire": Scope.OPERATE}
+
+    @extend_schema(request=RetireSerializer, responses={200: CalibrationTableSerializer, 409: ProblemSerializer})
+    @action(detail=True, methods=["post"])
+    def retire(self, request: Request, pk: str) -> Response:
+        """No tile is calibrated with it any more. What was made with it stays; quarantine it if that is suspect too."""
+        asked = RetireSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        table = retire(table=self.get_object(), actor=_user_of(request), **asked.validated_data)
+        return Response(CalibrationTableSerializer(table, context=self.get_serializer_context()).data)
 
     @extend_schema(
         responses={

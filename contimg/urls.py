@@ -8,7 +8,9 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from access.gates import throttled_login
 from access.viewsets import AuditViewSet
 from batch.viewsets import (
+    AssessmentViewSet,
     BatchViewSet,
+    ImageBatchViewSet,
     ItemViewSet,
     PauseViewSet,
     PolicyViewSet,
@@ -33,7 +35,7 @@ from provenance.viewsets import (
     MeasurementSetProvenanceViewSet,
     SubbandGroupProvenanceViewSet,
 )
-from qa.viewsets import AlertViewSet, AssessmentViewSet, DriftView, ReviewViewSet
+from qa.viewsets import AlertViewSet, DriftView, ReviewViewSet
 from sources.viewsets import (
     ImageMeasurementViewSet,
     MeasurementViewSet,
@@ -74,6 +76,7 @@ product_actions.register("measurement-sets", MeasurementSetAntennaViewSet, "meas
 product_actions.register("calibration-tables", CalibrationTableProvenanceViewSet, "calibration-table")
 product_actions.register("images", ImageProvenanceViewSet, "image")
 product_actions.register("images", ImageMeasurementViewSet, "image-measured")
+product_actions.register("images", ImageBatchViewSet, "image-made")
 
 urlpatterns = [
     path("", views.start, name="start"),

@@ -79,6 +79,11 @@ WRITES = {
     ("policy-detail", "delete"): Write("admin", "policy.delete"),
     ("policy-evaluate", "post"): Write("admin", ""),
     ("policy-activate", "post"): Write("admin", "policy.activate", also=("batch.create", "batch.create")),
+    ("calibration-table-retire", "post"): Write(
+        "operate", "calibration_table.retire", lambda world: {"reason": "bent"}
+    ),
+    ("image-made-reimage", "post"): Write("operate", "batch.create", of="image"),
+    ("assessment-list", "post"): Write("operate", "batch.create", lambda world: {"subjects": [_image(world)]}),
     ("batch-list", "post"): Write("operate", "batch.create", _batch),
     ("batch-cancel", "post"): Write("operate", "batch.cancel"),
     ("batch-retry", "post"): Write("operate", "batch.retry", of="failed batch"),
