@@ -152,7 +152,14 @@ class Image(models.Model):
             models.Index(fields=["dynamic_range", "id"], name="image_dynamic_range"),
             models.Index(fields=["name", "id"], name="image_name"),
             models.Index(fields=["created_at", "id"], name="image_created"),
-            models.Index(fields=["id"], condition=Q(is_suspect=True), name="image_suspect"),
+            # What is rare of a flag, in the order of the list.
+            models.Index(fields=["observed_at", "id"], condition=Q(is_suspect=True), name="image_suspect"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_lenient=True), name="image_lenient"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_disputed=True), name="image_disputed"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_current=False), name="image_older"),
+            models.Index(
+                fields=["observed_at", "id"], condition=Q(is_primary_beam_corrected=False), name="image_uncorrected"
+            ),
             models.Index(fields=["kind", "pointing_dec_deg", "observed_at"], name="image_strip"),
             models.Index(
                 F("review_rank"),

@@ -65,7 +65,8 @@ class SubbandGroup(models.Model):
         ordering = ["-observed_at", "-id"]
         indexes = [
             models.Index(fields=["observed_at", "id"], name="group_observed"),
-            models.Index(fields=["id"], condition=Q(is_suspect=True), name="group_suspect"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_suspect=True), name="group_suspect"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_complete=False), name="group_incomplete"),
             models.Index(fields=["healpix"], name="group_healpix"),
         ]
 
@@ -222,7 +223,9 @@ class MeasurementSet(Product):
         ]
         indexes = [
             models.Index(fields=["observed_at", "id"], name="ms_observed"),
-            models.Index(fields=["id"], condition=Q(is_suspect=True), name="ms_suspect"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_suspect=True), name="ms_suspect"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_lenient=True), name="ms_lenient"),
+            models.Index(fields=["observed_at", "id"], condition=Q(is_current=False), name="ms_older"),
             models.Index(fields=["healpix"], name="ms_healpix"),
             models.Index(fields=["flagged_fraction", "id"], name="ms_flagged"),
         ]

@@ -45,6 +45,7 @@ class Source(models.Model):
         indexes = [
             models.Index(fields=["healpix"], name="source_healpix"),
             models.Index(fields=["is_variable", "eta"], name="source_variable_eta"),
+            models.Index(fields=["name", "id"], condition=Q(is_variable=True), name="source_variable"),
             models.Index(fields=["eta", "id"], name="source_eta"),
             models.Index(fields=["v", "id"], name="source_v"),
             models.Index(fields=["flux_mean_jy", "id"], name="source_flux_mean"),
@@ -64,7 +65,12 @@ class Measurement(models.Model):
     """
 
     source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="measurements")
-    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="measurements")
+    image = models.ForeignKey(
+        Image,
+        on_delete=models.CASCADE,
+        related_name="measurements",
+        db_index=False,  # one below begins with it
+    )
     is_forced = models.BooleanField()
     observed_at = models.DateTimeField(null=True)
     mjd = models.FloatField(null=True)
@@ -96,6 +102,7 @@ class Measurement(models.Model):
         ]
         indexes = [
             models.Index(fields=["observed_at", "id"], name="measurement_observed"),
+            models.Index(fields=["image", "observed_at", "id"], name="measurement_image_observed"),
             models.Index(fields=["healpix"], name="measurement_healpix"),
             models.Index(fields=["source", "observed_at"], name="measurement_source_observed"),
             models.Index(fields=["snr", "id"], name="measurement_snr"),

@@ -20,7 +20,7 @@ from tests.factories import ImageFactory
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
 
-N_READS = int(os.environ.get("CONTIMG_TEST_READS", "1000"))
+N_READS = int(os.environ.get("CONTIMG_TEST_READS", "400"))
 N_READERS = 4
 
 

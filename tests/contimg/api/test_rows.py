@@ -18,7 +18,7 @@ from tests.test_query_budgets import make_rows
 
 VIEWS = {basename: view for _, view, basename in router.registry if viewsets._rows(view) is not None}
 IN_ROWS = {"image", "measurement-set", "calibration-table", "source", "measurement", "calibrator", "reference-source"}
-N_EXAMPLES = 60
+N_EXAMPLES = 20
 
 
 def test_the_large_lists_are_made_of_rows():
