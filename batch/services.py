@@ -25,6 +25,7 @@ from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
 from contimg.bulk import insert_like, listed
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.products import digest
+from contimg.sky import fits_on_the_sky
 from images.filters import EpochFilter, ImageFilter
 from images.models import Image
 from observations.filters import MeasurementSetFilter, SubbandGroupFilter
@@ -309,6 +310,11 @@ def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
         name, reasons = next(iter(serializer.errors.items()))
         raise InvalidParameter(f"{name}: {reasons[0]}")
     complete = {**defaults(), **serializer.validated_data}
+    if "size_px" in taken and not fits_on_the_sky(complete["size_px"], complete["pixel_arcsec"]):
+        raise InvalidParameter(
+            f"size_px {complete['size_px']} of pixel_arcsec {complete['pixel_arcsec']:g} reach beyond the hemisphere"
+            " that an image shows; make their product at most 81 degrees (291 600 arcsec)."
+        )
     return {name: complete[name] for name in taken}
 
 
@@ -415,7 +421,7 @@ def reimage(*, image: Image, parameters: Mapping[str, Any], owner: User | None =
 
 
 def set_priority(*, batch: Batch, priority: int) -> None:
-    """Of what has not begun."""
+    """Of what has not ended, and of what is retried."""
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
     with transaction.atomic():

@@ -18,7 +18,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, When
+from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Coalesce, Now
 from django.db.models.lookups import Exact
 
@@ -486,6 +486,7 @@ def retry(items: ItemQuerySet) -> int:
     n = 0
     with transaction.atomic():
         moves = _Moves()
+        priority = Subquery(Batch.objects.filter(pk=OuterRef("batch")).values("priority")[:1])  # set meanwhile
         # Each generation is locked whole, before any of it moves: followers have higher keys than what they follow.
         lock(items.filter(state__in=(*UNFINISHED, State.WAITING)))
         again = items.filter(state__in=UNFINISHED)
@@ -494,7 +495,7 @@ def retry(items: ItemQuerySet) -> int:
             for state in UNFINISHED:
                 n += moves.touch(
                     chosen, state, State.WAITING, error_code="", error_detail="", finished_at=None, not_before=None,
-                    cancel_requested_at=None, reserved_bytes=0, tries_from=F("attempt"),
+                    cancel_requested_at=None, reserved_bytes=0, tries_from=F("attempt"), priority=priority,
                 )  # fmt: skip
             again = Item.objects.filter(after__in=keys, state__in=UNFINISHED)
             lock(again)

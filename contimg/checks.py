@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 
 from contimg.observability import FORMATS, LEVELS
+from contimg.sky import fits_on_the_sky
 
 IMAGERS = ("embedded", "wsclean")
 
@@ -136,9 +137,8 @@ def unknown_choices(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def image_on_the_sky(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """The pixels of RA---SIN have l^2 + m^2 <= 1, the corners last of all."""
     size_px, pixel_arcsec = settings.CONTIMG_IMAGE_SIZE_PX, settings.CONTIMG_PIXEL_ARCSEC
-    if not math.sqrt(2) * size_px / 2 * math.radians(pixel_arcsec / 3600) > 1:  # NaN is refused by its range
+    if math.isnan(pixel_arcsec) or fits_on_the_sky(size_px, pixel_arcsec):  # NaN is refused by its range
         return []
     return [
         Error(

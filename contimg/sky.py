@@ -23,6 +23,11 @@ MAX_RADIUS_DEG = 10.0
 ROUNDING_DEG = 1e-9
 
 
+def fits_on_the_sky(size_px: int, pixel_arcsec: float) -> bool:
+    """Whether a square image in RA---SIN has a place for each pixel: l^2 + m^2 <= 1, the corners last of all."""
+    return math.sqrt(2) * size_px / 2 * math.radians(pixel_arcsec / 3600) <= 1
+
+
 def healpix_index(ra_deg: float, dec_deg: float) -> int:
     """The nested HEALPix cell of one ICRS position at HEALPIX_DEPTH."""
     return int(healpix_indices([ra_deg], [dec_deg])[0])

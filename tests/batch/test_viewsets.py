@@ -90,6 +90,8 @@ def subject(tile, kind="subband_group"):
         (lambda tile: {"subjects": [subject(tile, "image")]}, "wrong_subject_kind"),
         (lambda tile: {"subjects": [{"kind": "subband_group", "id": 10**9}]}, "subject_missing"),
         (lambda tile: {"stage": "image", "parameters": {"robust": 3}}, "invalid_parameter"),
+        (lambda tile: {"stage": "image", "parameters": {"size_px": 8192, "pixel_arcsec": 60}}, "invalid_parameter"),
+        (lambda tile: {"stage": "process", "parameters": {"pixel_arcsec": 60.0, "size_px": 4862}}, "invalid_parameter"),
         (lambda tile: {"parameters": {"robust": 1}}, "unknown_parameter"),
         (lambda tile: {"query": {"kind": "subband_group"}}, "invalid_query"),
         (lambda tile: {"subjects": None, "query": {"kind": "subband_group", "x": 1}}, "invalid_input"),
@@ -213,6 +215,15 @@ def test_cancel_and_retry_of_batch_and_item_and_what_has_nothing_left(operator):
     assert operator.post(f"{BATCHES}{pk}/retry/").json()["counts"]["ready"] == 2
     assert operator.post(f"{BATCHES}{pk}/priority/", {"priority": 7}).json()["priority"] == 7
     assert set(Item.objects.values_list("priority", flat=True)) == {7}
+
+
+def test_what_is_retried_has_the_priority_that_its_batch_has_now(operator):
+    batch = BatchFactory(stage="convert", n_ready=0, n_failed=1)
+    item = ItemFactory(batch=batch, state="failed", attempt=1)
+    assert operator.post(f"{BATCHES}{batch.pk}/priority/", {"priority": 5}).status_code == 200
+    assert operator.post(f"{BATCHES}{batch.pk}/retry/").status_code == 200
+    item.refresh_from_db()
+    assert (item.state, item.priority) == ("ready", 5)
 
 
 def test_a_cancel_that_is_repeated_while_it_is_under_way_succeeds_and_asks_nothing_new(operator):
