@@ -1,9 +1,10 @@
 """An answer that was rendered once is sent again while the database is provably the same.
 
-`_state()` names what the database holds: a commit of anybody gives it another name. On PostgreSQL it is the snapshot,
-which every transaction that writes changes when it ends; on SQLite `PRAGMA data_version` of a connection that does
-nothing else, which changes with each commit of any other. It is read before the answer is made: who writes in the
-meantime leaves an answer that nobody asks for any more.
+`_snapshot()` names what the database holds: a commit of anybody gives it another name. On PostgreSQL it is the
+snapshot, which every transaction that writes changes when it ends; on SQLite `PRAGMA data_version` of a connection that
+does nothing else, which changes with each commit of any other. It is read before the answer is made: who writes in the
+meantime leaves an answer that nobody asks for any more. After a commit one request makes the answer, and others for the
+same wait for it.
 
 Kept are JSON answers, for each address, format and caller. A view says for how long its answers hold while the database
 is the same: for ever (`ALWAYS`), some seconds where the time plays a part, or not at all. Measured in
@@ -18,12 +19,14 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.http import HttpResponse, HttpResponseBase
+from django.utils.encoding import force_bytes
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -45,6 +48,7 @@ class _Answers:
     def __init__(self) -> None:
         self._kept: OrderedDict[Any, tuple[Any, _Kept]] = OrderedDict()
         self._bytes = 0
+        self._turns: dict[Any, _Turn] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Any, state: Any) -> _Kept | None:
@@ -67,6 +71,30 @@ class _Answers:
         _, old = self._kept.pop(key, (None, None))
         self._bytes -= len(old.body) if old else 0
 
+    @contextmanager
+    def turn(self, key: Any) -> Iterator[bool]:
+        """One at a time makes an answer; says whether somebody else did just before."""
+        with self._lock:
+            turn = self._turns.setdefault(key, _Turn())
+            turn.n_wanted += 1
+        had_to_wait = not turn.lock.acquire(blocking=False)
+        if had_to_wait:
+            turn.lock.acquire()
+        try:
+            yield had_to_wait
+        finally:
+            turn.lock.release()
+            with self._lock:
+                turn.n_wanted -= 1
+                if not turn.n_wanted:
+                    del self._turns[key]
+
+
+@dataclass
+class _Turn:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    n_wanted: int = 0
+
 
 _answers = _Answers()
 
@@ -75,23 +103,34 @@ def reused(request: Request, make: Callable[[], Response], *, for_s: float) -> H
     """What `make` answers, or has answered of the same database. In a transaction of our own nothing is reused."""
     if not for_s or request.accepted_renderer.format != "json" or connection.in_atomic_block:
         return make()
-    state = (_state(), time.time() // for_s)
     caller = (request.user.pk, request.auth and request.auth.pk)
     key = (request.build_absolute_uri(), request.accepted_media_type, caller)
-    if kept := _answers.get(key, state):
-        return HttpResponse(kept.body, content_type=kept.content_type, headers={"ETag": kept.etag})
-    response = make()
-    response.add_post_render_callback(lambda rendered: _keep(key, state, rendered))
-    return response
+    state = _state(for_s)
+    kept = _answers.get(key, state)
+    if kept is None:
+        with _answers.turn(key) as had_to_wait:
+            if had_to_wait:
+                state = _state(for_s)
+                kept = _answers.get(key, state)
+            if kept is None:
+                kept = _rendered(request, make())
+                if len(kept.body) <= _LARGEST_BYTES:
+                    _answers.keep(key, state, kept)
+    return HttpResponse(kept.body, content_type=kept.content_type, headers={"ETag": kept.etag})
 
 
-def _keep(key: Any, state: Any, response: Any) -> None:
-    etag = response.headers["ETag"] = f'"{hashlib.blake2b(response.content, digest_size=16).hexdigest()}"'
-    if response.status_code == 200 and len(response.content) <= _LARGEST_BYTES:
-        _answers.keep(key, state, _Kept(response.content, response.headers["Content-Type"], etag))
+def _rendered(request: Request, response: Response) -> _Kept:
+    renderer = request.accepted_renderer
+    body = force_bytes(renderer.render(response.data, request.accepted_media_type, {"request": request}))
+    return _Kept(body, renderer.media_type, f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"')
 
 
-def _state() -> Any:
+def _state(for_s: float) -> Any:
+    """What the database holds, and which span of `for_s` seconds it is."""
+    return (_snapshot(), time.time() // for_s)
+
+
+def _snapshot() -> Any:
     if connection.vendor == "sqlite":
         return _watch.version()
     with connection.cursor() as cursor:
