@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
 
 from access.gates import throttled_login
 from access.viewsets import AuditViewSet
@@ -88,6 +88,7 @@ urlpatterns = [
     path("api/v1/", include(product_actions.urls)),
     path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
+    path("api/v1/redoc/", SpectacularRedocView.as_view(), name="redoc"),
     path("admin/login/", throttled_login(admin.site.login)),
     path("admin/", admin.site.urls),
     path("health/", health.Details.as_view(), name="health"),
