@@ -182,6 +182,9 @@ class ItemViewSet(ReadOnlyResource):
     reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("cancel", "retry"), Scope.OPERATE)
 
+    def audience(self) -> bool:
+        return _is_inside(self)
+
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "is_inside": _is_inside(self)}
 

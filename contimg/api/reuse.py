@@ -99,11 +99,14 @@ class _Turn:
 _answers = _Answers()
 
 
-def reused(request: Request, make: Callable[[], Response], *, for_s: float) -> HttpResponseBase:
-    """What `make` answers, or has answered of the same database. In a transaction of our own nothing is reused."""
+def reused(request: Request, make: Callable[[], Response], *, for_s: float, audience: Any = None) -> HttpResponseBase:
+    """What `make` answers, or has answered of the same database. In a transaction of our own nothing is reused.
+
+    `audience` is whatever else of the caller the answer follows from, such as whether the address is trusted.
+    """
     if not for_s or request.accepted_renderer.format != "json" or connection.in_atomic_block:
         return make()
-    caller = (request.user.pk, request.auth and request.auth.pk)
+    caller = (request.user.pk, request.auth and request.auth.pk, audience)
     key = (request.build_absolute_uri(), request.accepted_media_type, caller)
     state = _state(for_s)
     kept = _answers.get(key, state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
@@ -59,10 +59,17 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         if isinstance(request.accepted_renderer, RENDERERS):
             return export(request, self.filter_queryset(self.get_queryset()), self.get_serializer())
-        return reused(request, lambda: self.make_list(request, *args, **kwargs), for_s=self.reusable_s)
+        return self._reused(lambda: self.make_list(request, *args, **kwargs))
 
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Any:
-        return reused(request, lambda: self.make_detail(request, *args, **kwargs), for_s=self.reusable_s)
+        return self._reused(lambda: self.make_detail(request, *args, **kwargs))
+
+    def audience(self) -> Any:
+        """Of what about the caller the answer follows, besides user and token; for what is reused."""
+        return None
+
+    def _reused(self, make: Callable[[], Response]) -> Any:
+        return reused(self.request, make, for_s=self.reusable_s, audience=self.audience())
 
     def make_list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         if _rows(type(self)) is None:

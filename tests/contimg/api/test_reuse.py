@@ -15,7 +15,7 @@ from rest_framework.test import APIClient
 
 from images.models import Image
 from tests.batch.installation import until
-from tests.factories import ImageFactory
+from tests.factories import AttemptFactory, ImageFactory, ItemFactory
 
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
@@ -110,3 +110,16 @@ def test_reused_answers_are_throttled_and_refused_as_others_are(image, settings)
     settings.CONTIMG_PUBLIC_READ = False
     cache.clear()
     assert APIClient().get("/api/v1/images/").status_code == 401
+
+
+def test_what_is_for_the_inside_is_not_sent_again_to_the_outside(settings):
+    """Evidence and raw texts of errors are shown to trusted addresses; both callers here are nobody."""
+    settings.CONTIMG_THROTTLE_ANON = "10000000/s"
+    item = ItemFactory(state="failed", error_code="internal_error", error_detail="casacore: /srv/secret is broken")
+    AttemptFactory(item=item, evidence={"inputs": [], "outputs": []})
+    for url in (f"/api/v1/items/{item.pk}/", "/api/v1/items/"):
+        inside = [APIClient(REMOTE_ADDR="127.0.0.1").get(url).content for _ in range(2)]
+        outside = [APIClient(REMOTE_ADDR="192.0.2.7").get(url).content for _ in range(2)]
+        assert inside[0] == inside[1] != outside[0] == outside[1]
+        assert b"casacore" in inside[0]
+        assert b"casacore" not in outside[0]
