@@ -1,4 +1,4 @@
-"""How long open work will take, from the medians of what the same stage took for tiles of about the same size.
+"""How long open work will take, from the medians of what the same stage took for subjects of about the same size.
 
 A batch's work is reckoned from its stored counts, so that 100 000 items cost what ten do.
 """
@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from statistics import median
 
+from django.db import models
 from django.db.models import F
-from django.db.models.functions import Coalesce
+from django.db.models.fields.json import KeyTextTransform
+from django.db.models.functions import Cast, Coalesce
 
 from batch.models import Attempt, Batch, StageName
 from batch.presence import n_processes
@@ -18,13 +20,14 @@ from batch.stages import CHAIN
 from batch.transitions import CALIBRATING
 
 RECENT = 200
-SAME_SIZE = 2.0  # tiles whose raw bytes differ by no more than this factor are compared
-ENOUGH = 3  # attempts of the same size; with fewer all sizes are taken
+SAME_SIZE = 2.0  # subjects whose sizes differ by no more than this factor are compared
+ENOUGH = 3  # attempts of the same size; with fewer all are taken, in proportion to their sizes
 RAW_BYTES = Coalesce(
     "item__group__size_bytes",
     "item__measurement_set__group__size_bytes",
     "item__image__measurement_set__group__size_bytes",
 )
+SIDE_PX = Cast(KeyTextTransform("size_px", "item__batch__parameters"), models.IntegerField())
 
 
 class Estimates:
@@ -61,7 +64,7 @@ class Estimates:
         n_subjects, n_ended = batch.n_total / len(links), float(batch.n_total - batch.n_open)
         left_s, together_s, n_together = 0.0, 0.0, 0
         for stage in links:
-            typical_s = self._typical_s(stage, batch.raw_bytes)
+            typical_s = self._typical_s(stage, _size(batch, stage))
             if typical_s is None:
                 return None
             if stage in CALIBRATING:
@@ -74,15 +77,19 @@ class Estimates:
             left_s += (n_subjects - n_ended / n_together) * together_s
         return left_s
 
-    def _typical_s(self, stage: str, raw_bytes: float | None) -> float | None:
-        recent = self._recent(stage)
-        same = [
-            duration_s
-            for size, duration_s in recent
-            if raw_bytes and size and 1 / SAME_SIZE <= size / raw_bytes <= SAME_SIZE
-        ]
-        chosen = same if len(same) >= ENOUGH else [duration_s for _, duration_s in recent]
+    def _typical_s(self, stage: str, size: float | None) -> float | None:
+        # by how much this work is larger than each attempt's was
+        recent = [(size / past if size and past else 1.0, duration_s) for past, duration_s in self._recent(stage)]
+        same = [duration_s for factor, duration_s in recent if 1 / SAME_SIZE <= factor <= SAME_SIZE]
+        chosen = same if len(same) >= ENOUGH else [factor * duration_s for factor, duration_s in recent]
         return median(chosen) if chosen else None
 
-    def _read_recent(self, stage: str) -> Sequence[tuple[int | None, float]]:
-        return list(Attempt.objects.recent_of(stage, RECENT).values_list(RAW_BYTES, F("duration_s")))
+    def _read_recent(self, stage: str) -> Sequence[tuple[float | None, float]]:
+        size = SIDE_PX * SIDE_PX if stage == StageName.IMAGE else RAW_BYTES
+        return list(Attempt.objects.recent_of(stage, RECENT).values_list(size, F("duration_s")))
+
+
+def _size(batch: Batch, stage: str) -> float | None:
+    """What the work of a stage grows with: the pixels of an image, else the raw bytes of its tile."""
+    side_px = batch.parameters.get("size_px")
+    return side_px and side_px**2 if stage == StageName.IMAGE else batch.raw_bytes

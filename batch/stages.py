@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -200,7 +201,7 @@ def _calibrate(job: Job, folder: Path) -> Record:
             flags=folder / "flags.h5",
             calibrator=calibrator,
             folder=folder,
-            image_field=image_field,
+            image_field=partial(image_field, progress=lambda part: job.progress(0.3 + 0.5 * part)),
         )
         if calibrator
         else None
@@ -264,7 +265,12 @@ def _is_whole(images: QuerySet[Image], recipe: str) -> bool:
 
 def _image(job: Job, folder: Path) -> Record:
     measurement_set = calibrated_set(job)
-    made = make_tile(measurement_set=measurement_set, parameters=job.imaging, folder=folder)
+    made = make_tile(
+        measurement_set=measurement_set,
+        parameters=job.imaging,
+        folder=folder,
+        progress=lambda part: job.progress(0.9 * part),
+    )
 
     def record() -> None:
         versions = Image.objects.tiles().filter(measurement_set__group=job.tile)

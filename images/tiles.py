@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,11 @@ def thermal_rms_jy_per_beam(*, measurement_set: MeasurementSet, n_effective_visi
 
 
 def image_field(
-    measurement_set: Path, calibrator: CalibratorModel, pointing_dec_deg: float, folder: Path
+    measurement_set: Path,
+    calibrator: CalibratorModel,
+    pointing_dec_deg: float,
+    folder: Path,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Path | None:
     """The rest of a calibrator's field as CLEAN components, for solving with it (always by the embedded imager)."""
     from images.engines.peeling import write_field_model
@@ -86,10 +90,17 @@ def image_field(
         folder=folder,
         parameters=imaging_parameters(),
         threads=settings.CONTIMG_ENGINE_THREADS,
+        progress=progress,
     )
 
 
-def make_tile(*, measurement_set: MeasurementSet, parameters: ImagingParameters, folder: Path) -> MadeTile:
+def make_tile(
+    *,
+    measurement_set: MeasurementSet,
+    parameters: ImagingParameters,
+    folder: Path,
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> MadeTile:
     """Image a calibrated set into `folder`: image, residual, primary beam, corrected image, preview."""
     from images.engines import fits
     from images.engines.peeling import image_with_calibrators
@@ -106,6 +117,7 @@ def make_tile(*, measurement_set: MeasurementSet, parameters: ImagingParameters,
         output_folder=folder,
         parameters=parameters,
         threads=settings.CONTIMG_ENGINE_THREADS,
+        progress=progress,
     )
     beam, corrected = folder / "primary_beam.fits", folder / "corrected.fits"
     write_primary_beam(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from images.engines.clean import (
     sidelobe_level,
 )
 from images.engines.fits_header import write_product
-from images.engines.imager import CleanResult, Imager, ImagingParameters
+from images.engines.imager import CleanProgress, CleanResult, Imager, ImagingParameters
 from images.engines.visibilities import StokesI, briggs_weights, effective_visibilities, load
 from observations.engines.measurement_set import Header
 
@@ -76,9 +76,15 @@ class EmbeddedImager(Imager):
         return {"embedded": "1", **{name: version(name) for name in ("ducc0", "numpy", "scipy", "astropy")}}
 
     def make(
-        self, *, measurement_set: Path, output_folder: Path, parameters: ImagingParameters, threads: int
+        self,
+        *,
+        measurement_set: Path,
+        output_folder: Path,
+        parameters: ImagingParameters,
+        threads: int,
+        progress: Callable[[float], None] = lambda fraction: None,
     ) -> CleanResult:
-        header, deconvolution = _deconvolve(measurement_set, parameters, threads)
+        header, deconvolution = _deconvolve(measurement_set, parameters, threads, progress)
         stokes, imaging, beam = deconvolution.gridder.stokes, deconvolution.gridder.imaging, deconvolution.beam
         result = CleanResult(
             image_path=output_folder / "image.fits",
@@ -99,21 +105,27 @@ class EmbeddedImager(Imager):
 
 
 def clean_components(
-    *, measurement_set: Path, parameters: ImagingParameters, threads: int
+    *,
+    measurement_set: Path,
+    parameters: ImagingParameters,
+    threads: int,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[Header, np.ndarray]:
     """The CLEAN components [y, x] of a measurement set in Jy."""
-    header, deconvolution = _deconvolve(measurement_set, parameters, threads)
+    header, deconvolution = _deconvolve(measurement_set, parameters, threads, progress)
     return header, deconvolution.model
 
 
-def _deconvolve(measurement_set: Path, parameters: ImagingParameters, threads: int) -> tuple[Header, _Deconvolution]:
+def _deconvolve(
+    measurement_set: Path, parameters: ImagingParameters, threads: int, progress: Callable[[float], None]
+) -> tuple[Header, _Deconvolution]:
     header, stokes = load(measurement_set)
     pixel_rad = np.radians(parameters.pixel_arcsec / 3600)
     imaging = briggs_weights(stokes, size_px=parameters.size_px, pixel_rad=pixel_rad, robust=parameters.robust)
     gridder = _Gridder(stokes, imaging, parameters.size_px, pixel_rad, threads)
     psf = gridder.psf()
     deconvolution = _Deconvolution(gridder, psf, fit_beam(psf), parameters)
-    deconvolution.run()
+    deconvolution.run(CleanProgress(progress))
     return header, deconvolution
 
 
@@ -136,8 +148,8 @@ class _Deconvolution:
         self.n_iterations = 0
         self.n_major_cycles = 0
 
-    def run(self) -> None:
-        for floor in self._floors():
+    def run(self, progress: CleanProgress) -> None:
+        for floor in self._floors(progress):
             left = self.parameters.niter - self.n_iterations
             found = minor_cycle(
                 self.residual, self.psf, self.mask, threshold=floor, gain=self.parameters.gain, niter=left
@@ -149,7 +161,7 @@ class _Deconvolution:
             self.n_major_cycles += 1
             self.residual = self.gridder.residual(self.model)
 
-    def _floors(self) -> Iterator[float]:
+    def _floors(self, progress: CleanProgress) -> Iterator[float]:
         """How deep each minor cycle may go; ends when nothing in the mask is above the final threshold."""
         while self.n_major_cycles < MAX_MAJOR_CYCLES and self.n_iterations < self.parameters.niter:
             rms = robust_rms(self.residual)
@@ -160,4 +172,5 @@ class _Deconvolution:
             inside = np.abs(self.residual[self.mask])
             if not inside.size or inside.max() <= self.threshold * 1.05:
                 return
+            progress.cycle(peak=float(inside.max()), threshold=self.threshold)
             yield max(self.threshold, (1 - self.parameters.mgain) * float(inside.max()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +55,38 @@ class Imager(ABC):
 
     @abstractmethod
     def make(
-        self, *, measurement_set: Path, output_folder: Path, parameters: ImagingParameters, threads: int
+        self,
+        *,
+        measurement_set: Path,
+        output_folder: Path,
+        parameters: ImagingParameters,
+        threads: int,
+        progress: Callable[[float], None] = lambda fraction: None,
     ) -> CleanResult:
-        """Image the DATA column of a calibrated measurement set.
+        """Image the DATA column of a calibrated measurement set; `progress` is told the share done at each major cycle.
 
         Raises EngineFailed when the set cannot be imaged (all flagged, NaN) and EngineUnavailable when the engine
         cannot run at all.
         """
+
+
+class CleanProgress:
+    """How far CLEAN is: major cycles take about the same time, and each lowers the peak by about the same factor."""
+
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell = tell
+        self._first: float | None = None
+        self._told = 0.0
+
+    def cycle(self, *, peak: float, threshold: float) -> None:
+        """A major cycle begins whose residual has this peak, to be cleaned down to the threshold (both Jy/beam).
+
+        The threshold follows the noise, which falls while cleaning; what was told is never taken back.
+        """
+        if not 0 < threshold < peak:
+            return
+        self._first = self._first or peak
+        if self._first > threshold:
+            done = math.log(self._first / peak) / math.log(self._first / threshold)
+            self._told = max(self._told, done)
+            self._tell(self._told)

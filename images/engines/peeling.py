@@ -7,7 +7,7 @@ is known, so it is taken out of the visibilities, and put back into the image as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ def image_with_calibrators(
     output_folder: Path,
     parameters: ImagingParameters,
     threads: int,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> tuple[CleanResult, list[AntennaGain]]:
     """As `imager.make`, with the calibrators subtracted before and restored after; and the gains of antennas."""
     imaged, fluxes = measurement_set, []
@@ -40,7 +41,13 @@ def image_with_calibrators(
         fluxes = subtract(
             measurement_set=measurement_set, models=calibrators, pointing_dec_deg=pointing_dec_deg, output=imaged
         )
-    result = imager.make(measurement_set=imaged, output_folder=output_folder, parameters=parameters, threads=threads)
+    result = imager.make(
+        measurement_set=imaged,
+        output_folder=output_folder,
+        parameters=parameters,
+        threads=threads,
+        progress=progress,
+    )
     gains = antenna_gains(
         measurement_set=measurement_set,
         image=result.image_path,
@@ -79,11 +86,14 @@ def write_field_model(
     folder: Path,
     parameters: ImagingParameters,
     threads: int,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> Path | None:
     """CLEAN components of everything but the calibrator, as FITS; None when nothing stands out of the noise."""
     peeled = folder / "field.ms"
     subtract(measurement_set=measurement_set, models=[calibrator], pointing_dec_deg=pointing_dec_deg, output=peeled)
-    header, components = clean_components(measurement_set=peeled, parameters=parameters, threads=threads)
+    header, components = clean_components(
+        measurement_set=peeled, parameters=parameters, threads=threads, progress=progress
+    )
     if not components.any():
         return None
     path = folder / "field_model.fits"

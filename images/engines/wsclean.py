@@ -11,8 +11,10 @@ import re
 import shutil
 import signal
 import subprocess  # the engine is a program; its arguments are a list and no shell sees them
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits as astropy_fits
@@ -20,12 +22,14 @@ from astropy.io import fits as astropy_fits
 from contimg.exceptions import DiskFull, EngineFailed, EngineUnavailable
 from images.engines import fits
 from images.engines.fits_header import write_product
-from images.engines.imager import CleanResult, Imager, ImagingParameters
+from images.engines.imager import CleanProgress, CleanResult, Imager, ImagingParameters
 from images.engines.weights import briggs_effective_visibilities
 from observations.engines.measurement_set import read_header
 
 PREFIX, TEMPORARY = "wsclean", "wsclean-temp"
 _THRESHOLD = re.compile(r"global threshold of ([\d.]+) (\S?)Jy")
+_NOISE = re.compile(r"standard deviation of background noise: ([\d.]+) (\S?)Jy")
+_PEAK = re.compile(r"Initial peak: ([\d.]+) (\S?)Jy")
 _FACTOR = {"": 1.0, "m": 1e-3, "µ": 1e-6, "u": 1e-6, "n": 1e-9, "K": 1e3, "k": 1e3}
 _PATH = re.compile(r"(?:/[^\s/'\"]+)+/")
 _VERSION = re.compile(r"WSClean version (\S+)")
@@ -41,7 +45,13 @@ class WSCleanImager(Imager):
         return {"wsclean": _wsclean_version(self.binary), "astropy": version("astropy")}
 
     def make(
-        self, *, measurement_set: Path, output_folder: Path, parameters: ImagingParameters, threads: int
+        self,
+        *,
+        measurement_set: Path,
+        output_folder: Path,
+        parameters: ImagingParameters,
+        threads: int,
+        progress: Callable[[float], None] = lambda fraction: None,
     ) -> CleanResult:
         versions = self.versions()
         n_effective = briggs_effective_visibilities(
@@ -50,7 +60,9 @@ class WSCleanImager(Imager):
             pixel_arcsec=parameters.pixel_arcsec,
             robust=parameters.robust,
         )
-        log = self._run(_arguments(parameters, threads), measurement_set, output_folder, threads)
+        log = self._run(
+            _arguments(parameters, threads), measurement_set, output_folder, threads, _LogReader(parameters, progress)
+        )
         image = _product(output_folder, "image", log)
         residual = _product(output_folder, "residual", log) if parameters.niter else image
         result = _result(image, output_folder, n_effective, log)
@@ -63,14 +75,16 @@ class WSCleanImager(Imager):
         _tidy(output_folder)
         return result
 
-    def _run(self, arguments: list[str], measurement_set: Path, output_folder: Path, threads: int) -> str:
+    def _run(
+        self, arguments: list[str], measurement_set: Path, output_folder: Path, threads: int, reader: _LogReader
+    ) -> str:
         """Run to the end and return the log. Temporary files stay in the output folder, so jobs never share them."""
         temporary = output_folder / TEMPORARY
         temporary.mkdir(parents=True, exist_ok=True)
         command = [self.binary, *arguments, "-temp-dir", str(temporary), "-name", str(output_folder / PREFIX)]
         log_path = output_folder / "wsclean.log"
         with log_path.open("wb") as log:
-            status = _execute([*command, str(measurement_set)], log, threads)
+            status = _execute([*command, str(measurement_set)], log, threads, reader)
         text = log_path.read_text(errors="replace")
         _refuse_failure(status, text)
         return text
@@ -125,14 +139,33 @@ def _arguments(parameters: ImagingParameters, threads: int) -> list[str]:
     return [str(word) for option in options for word in option]
 
 
-def _execute(command: list[str], log, threads: int) -> int:
+class _LogReader:
+    """What WSClean prints at the start of a major cycle, the residual's noise and peak, says how far it is."""
+
+    def __init__(self, parameters: ImagingParameters, progress: Callable[[float], None]) -> None:
+        self.threshold_sigma, self.progress = parameters.auto_threshold_sigma, CleanProgress(progress)
+        self.noise: float | None = None
+
+    def read(self, line: str) -> None:
+        if found := _NOISE.search(line):
+            self.noise = _jy(found)
+        elif self.noise is not None and (found := _PEAK.search(line)):
+            self.progress.cycle(peak=_jy(found), threshold=self.threshold_sigma * self.noise)
+
+
+def _execute(command: list[str], log: BinaryIO, threads: int, reader: _LogReader) -> int:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     try:
-        return subprocess.run(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
+        engine = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
     except OSError as error:
         raise _unavailable(command[0]) from error
+    with engine:
+        for line in engine.stdout or ():
+            log.write(line)
+            reader.read(line.decode(errors="replace"))
+    return engine.returncode
 
 
 def _refuse_failure(status: int, log: str) -> None:
@@ -193,5 +226,9 @@ def _tidy(output_folder: Path) -> None:
 
 def _threshold(log: str) -> float | None:
     """Where cleaning stopped, when it did so at its noise threshold and not at the iteration limit."""
-    found = _THRESHOLD.findall(log)
-    return float(found[-1][0]) * _FACTOR.get(found[-1][1], 1.0) if found else None
+    found = [_jy(threshold) for threshold in _THRESHOLD.finditer(log)]
+    return found[-1] if found else None
+
+
+def _jy(found: re.Match[str]) -> float:
+    return float(found[1]) * _FACTOR.get(found[2], 1.0)

@@ -397,6 +397,16 @@ def test_the_estimate_follows_the_medians_of_tiles_of_that_size_and_the_workers(
     assert api.get(f"{BATCHES}{Item.objects.first().batch_id}/").json()["progress"] == 0
 
 
+def test_the_estimate_of_an_image_goes_by_its_pixels_and_in_proportion_where_none_was_of_that_size(api):
+    small = {"size_px": 1000}
+    for duration_s in (9.0, 10.0, 11.0):
+        item = ItemFactory(batch__stage="image", batch__parameters=small, stage="image", state="done")
+        AttemptFactory(item=item, outcome="done", duration_s=duration_s, input_bytes=1)
+    for size_px, eta_s in ((1000, 20.0), (1400, 20.0), (4000, 320.0)):
+        batch = BatchFactory(stage="image", parameters={"size_px": size_px}, n_ready=2, n_total=2, raw_bytes=None)
+        assert api.get(f"{BATCHES}{batch.pk}/").json()["eta_s"] == eta_s
+
+
 # --- events ----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def short_slices(monkeypatch):

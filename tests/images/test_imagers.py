@@ -118,6 +118,17 @@ def test_cleaning_leaves_noise(result):
     assert result.clean_threshold_jy_per_beam == pytest.approx(expected, rel=0.5)
 
 
+def test_it_tells_how_far_it_is_at_every_major_cycle(imager, field, tmp_path):
+    told: list[float] = []
+    made = imager.make(
+        measurement_set=field, output_folder=tmp_path, parameters=PARAMETERS, threads=1, progress=told.append
+    )
+    assert len(told) in (made.n_major_cycles, made.n_major_cycles - 1)  # the last may only confirm that all is done
+    assert told == sorted(told)
+    assert told[0] == 0
+    assert 0.5 < told[-1] < 1
+
+
 def test_autocorrelations_are_not_imaged(result):
     plane, _ = fits.read_plane(result.image_path)
     assert np.median(plane) < 1e-3  # they are 1000 Jy and would lift everything
