@@ -111,6 +111,11 @@ class ProblemHandler(ExceptionHandler):
             return exc
         return _Failure(status=500, code="internal_error", detail=_INTERNAL)
 
+    def report_exception(self, exc: APIException, response: Response) -> None:
+        """What has a sentence of ours is no fault to trace; the request's line in the log has its status."""
+        if not isinstance(self.exc, ContimgError):
+            super().report_exception(exc, response)
+
     def get_headers(self, exc: APIException) -> dict[str, str]:
         return {**super().get_headers(exc), **getattr(exc, "headers", {})}
 

@@ -61,7 +61,7 @@ def test_it_names_what_waits_what_failed_and_who_works(capsys):
         f"{lacking}: 9 of 16 subbands", "1 with 3 processes", "mac2.78.1 has been silent for 10 min",
         "image by operator: the disk is being changed", "1 x convert bad_visibilities",
         f"; `batch show {failed.batch_id}`", "h at the pace of the last day",
-        "items in", "good, 5.0 h ago",
+        "3 items in 3 batches", "good, 5.0 h ago",
     ):  # fmt: skip
         assert words in said, said
     assert "of_old" not in said

@@ -524,13 +524,16 @@ def test_an_id_that_cannot_be_read_begins_anew(operator, short_slices, broken):
     assert "batch" in names
 
 
-def test_more_streams_than_there_are_threads_to_spare_are_refused_and_places_are_given_back(operator, short_slices):
+def test_more_streams_than_there_are_threads_to_spare_are_refused_and_places_are_given_back(
+    operator, short_slices, caplog
+):
     pk = BatchFactory().pk
     url = f"{BATCHES}{pk}/events/"
     open_ones = [operator.get(url) for _ in range(events.MOST_STREAMS)]
     refused = operator.get(url)
     assert (refused.status_code, refused.json()["code"]) == (503, "too_many_streams")
     assert "Retry-After" in refused.headers
+    assert not any(record.exc_info for record in caplog.records)  # no fault of ours to trace
     for response in open_ones:
         assert told(response)
     again = operator.get(url)

@@ -65,14 +65,16 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
     if backlog["items"]:
         hours = backlog["hours"]
         left = "how long is not known yet" if hours is None else f"about {hours:.1f} h"
-        yield "backlog", f"{backlog['items']} items in {backlog['batches']} batches, {left}", False
+        items, batches = _n(backlog["items"], "item"), _n(backlog["batches"], "batch", "batches")
+        yield "backlog", f"{items} in {batches}, {left}", False
     else:
         yield "backlog", "none", False
     for code, n in backlog["waiting_for"].items():
         yield "", f"{n} held back: {code}", False
     yield from _running_lines(facts["running"], now)
     processes = [worker["processes"] for worker in alive if worker["processes"]]
-    working = f"{len(processes)} with {sum(processes)} processes" if processes else "none; `manage.py worker`"
+    n_processes = _n(sum(processes), "process", "processes")
+    working = f"{len(processes)} with {n_processes}" if processes else "none; `manage.py worker`"
     n_watches = len(alive) - len(processes)
     watches = f", and {n_watches} watch{'es' * (n_watches > 1)} without any" if n_watches else ""
     yield "workers", working + watches, bool(backlog["items"]) and not processes
@@ -94,7 +96,7 @@ def _work_lines(facts: dict[str, Any], now: datetime) -> Iterator[tuple[str, str
 
 
 def _running_lines(running: dict[str, Any], now: datetime) -> Iterator[tuple[str, str, bool]]:
-    yield "running", f"{running['items']} items" if running["items"] else "none", False
+    yield "running", _n(running["items"], "item") if running["items"] else "none", False
     for item in running["longest"]:
         text = (
             f"{item['stage']} of {item['subject']}: {100 * item['progress']:.0f}% "
@@ -104,6 +106,10 @@ def _running_lines(running: dict[str, Any], now: datetime) -> Iterator[tuple[str
         yield "", text, False
     if running["items"] > len(running["longest"]):
         yield "", f"and {running['items'] - len(running['longest'])} more", False
+
+
+def _n(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def _clock(hours: float) -> str:

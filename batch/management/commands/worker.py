@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
+from batch.services import UnknownStage
 from batch.stages import stages
 from batch.supervisor import Supervisor
 from contimg.commands import ContimgCommand, stopping_signals
@@ -32,7 +33,7 @@ class Command(ContimgCommand):
         wanted = named or settings.CONTIMG_WORKER_STAGES
         unknown = [name for name in wanted if name not in stages()]
         if unknown:
-            raise CommandError(f"There is no stage {unknown[0]!r}; there are {', '.join(stages())}.")
+            raise UnknownStage(f"There is no stage {unknown[0]!r}; there are {', '.join(stages())}.")
         if signal.SIGHUP in stopping_signals():
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         Supervisor(n_processes=processes, stages=wanted).run()
