@@ -13,7 +13,8 @@ SKY = (
 METRICS: dict[str, frozenset[str]] = {
     SubjectKind.IMAGE: frozenset(
         (
-            "dynamic_range", "rms_over_thermal", "finite_fraction", "rms_jy_per_beam", "peak_jy_per_beam",
+            "dynamic_range", "dynamic_range_at_thermal_noise", "rms_over_thermal",
+            "finite_fraction", "rms_jy_per_beam", "peak_jy_per_beam",
             "rms_over_strip", "strip_rms_jy_per_beam", "strip_rms_jy_per_beam_n", "beam_over_strip",
             "strip_bmaj_arcsec", "strip_bmaj_arcsec_n", "duty_fraction", "flagged_fraction", "strip_flagged_fraction",
             "strip_flagged_fraction_n", "flagged_above_strip", *SKY, "flux_ratio_certainly_off",

@@ -106,9 +106,7 @@ class Assessment(models.Model):
     epoch = models.ForeignKey(Epoch, null=True, blank=True, on_delete=models.CASCADE, related_name="assessments")
     grade = models.CharField(max_length=10, choices=Grade.choices)
     metrics = models.JSONField(default=dict)
-    circumstances = models.JSONField(
-        default=dict, help_text="By metric: why it was skipped, what is in reach, and where the worst is."
-    )
+    circumstances = models.JSONField(default=dict, help_text="By metric: why it was skipped, and where the worst is.")
     is_current = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -21,12 +21,11 @@ from contimg.intervals import refuse_reversed
 from contimg.models import Grade
 from qa.metrics import METRICS
 from qa.models import Assessment, Finding, Gate, Policy, Rule, SubjectKind
-from qa.rules import OUTCOME_OF_CAP, Measured, judge
+from qa.rules import OUTCOME_OF_CAP, UPWARDS, Measured, judge
 
 CHUNK_ROWS = 2000
 MOST_LISTED = 1000
 MOST_RULES = 500
-UPWARDS = (Rule.Comparison.ABOVE, Rule.Comparison.AT_LEAST)
 OBSERVED_AT = {
     SubjectKind.IMAGE: "image__observed_at",
     SubjectKind.CALIBRATION_TABLE: "calibration_table__solved_at",

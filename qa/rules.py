@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ COMPARED: dict[str, Callable[[float, float], bool]] = {
     Rule.Comparison.BELOW: operator.lt,
     Rule.Comparison.AT_MOST: operator.le,
 }
+UPWARDS = (Rule.Comparison.ABOVE, Rule.Comparison.AT_LEAST)
 
 
 class Found(NamedTuple):
@@ -50,33 +51,28 @@ class Verdict:
 class Measured:
     """What the rules judge of a subject: a figure of each metric, None where it was not measured.
 
-    `skipped` names metrics that do not apply to this subject, with the reason. `reach` is, of a metric, the most that
-    a healthy subject in its place has, with the reason: a rule that asks for more does not apply. `where` says what a
-    worst value is of ("antenna 103").
+    `skipped` names metrics that do not apply to this subject, with the reason. `where` says what a worst value is of
+    ("antenna 103").
     """
 
     metrics: Mapping[str, float | None]
     skipped: Mapping[str, str] = field(default_factory=dict)
-    reach: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     where: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def stored(cls, metrics: Mapping[str, float | None], circumstances: Mapping[str, Any]) -> Measured:
         """As an assessment has kept it."""
-        reach = {metric: (most, reason) for metric, (most, reason) in circumstances.get("reach", {}).items()}
-        return cls(metrics, circumstances.get("skipped", {}), reach, circumstances.get("where", {}))
+        return cls(metrics, circumstances.get("skipped", {}), circumstances.get("where", {}))
 
     def circumstances(self) -> dict[str, Any]:
         """What besides the metrics is kept, so that any rules can judge it again."""
-        return {
-            "skipped": dict(self.skipped),
-            "reach": {metric: list(most) for metric, most in self.reach.items()},
-            "where": dict(self.where),
-        }
+        return {"skipped": dict(self.skipped), "where": dict(self.where)}
 
 
-def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
+def judge(*, rules: Sequence[Rule], measured: Measured) -> Verdict:
     """Start from excellent; every rule that speaks caps the grade, the worst wins.
+
+    A rule that asks for more dynamic range than a healthy image has in this field does not apply.
 
     A finding's grade is what its rule allows the subject: excellent where it did not speak, unknown where it could not.
 
@@ -84,8 +80,9 @@ def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     else was not measured. When no rule applies the grade is unknown.
     """
     findings, applied = [], []
+    healthy = _healthy_dynamic_range(rules, measured)
     for rule in rules:
-        reason = measured.skipped.get(rule.metric) or _beyond_reach(rule, measured.reach.get(rule.metric))
+        reason = measured.skipped.get(rule.metric) or _beyond_reach(rule, healthy)
         findings.append(_found(rule, measured, reason))
         if reason is None:
             applied.append(findings[-1])
@@ -95,11 +92,26 @@ def judge(*, rules: Iterable[Rule], measured: Measured) -> Verdict:
     return Verdict(Grade.UNKNOWN if is_incomplete and grade != Grade.POOR else grade, findings)
 
 
-def _beyond_reach(rule: Rule, reach: tuple[float, str] | None) -> str | None:
-    if reach is None or rule.comparison not in (Rule.Comparison.BELOW, Rule.Comparison.AT_MOST):
+def _healthy_dynamic_range(rules: Iterable[Rule], measured: Measured) -> float | None:
+    """That of the brightest source over the noise from where these rules warn: up to there an image is healthy.
+
+    So a rule of the dynamic range only speaks where one of the noise does too: the same image is not graded lower for a
+    source that is a little brighter. None where the flux or the thermal noise is not known, or no rule warns of noise.
+    """
+    at_thermal_noise = known(measured.metrics.get("dynamic_range_at_thermal_noise"))
+    warning = (
+        rule.limit
+        for rule in rules
+        if (rule.metric, rule.grade) == ("rms_over_thermal", Grade.MARGINAL) and rule.comparison in UPWARDS
+    )
+    healthy_noise = min(warning, default=None)
+    return at_thermal_noise / healthy_noise if at_thermal_noise is not None and healthy_noise else None
+
+
+def _beyond_reach(rule: Rule, healthy: float | None) -> str | None:
+    if healthy is None or rule.metric != "dynamic_range" or rule.comparison in UPWARDS or rule.limit < healthy:
         return None
-    most, reason = reach
-    return reason if rule.limit >= most else None
+    return f"the brightest source here gives a healthy image a dynamic range of {healthy:.0f}"
 
 
 def known(value: float | None) -> float | None:

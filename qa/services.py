@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Min
+from django.db.models import F
 
 from calibration.models import CalibrationTable
 from calibration.staff_flags import named
@@ -17,7 +17,7 @@ from images.models import Image
 from observations.models import Epoch
 from qa.comparisons import measured_comparison
 from qa.epochs import hold_back_or_let_go, measured_of_epoch
-from qa.models import Assessment, Finding, Policy, Rule, SubjectKind
+from qa.models import Assessment, Finding, Policy, SubjectKind
 from qa.reviews import settle_grade
 from qa.rules import Measured, judge, known
 from qa.strips import measured_beside_strip
@@ -95,44 +95,27 @@ def measured_of_image(image: Image) -> Measured:
     }
     compared, beside, of_tile = measured_comparison(image), measured_beside_strip(image), measured_of_tile(image)
     metrics |= {**compared.metrics, **beside.metrics, **of_tile.metrics}
-    skipped, reach = {**compared.skipped, **beside.skipped, **of_tile.skipped}, {}
+    skipped = {**compared.skipped, **beside.skipped, **of_tile.skipped}
     if thermal is None and image.kind in NO_THERMAL_NOISE:
         skipped["rms_over_thermal"] = NO_THERMAL_NOISE[Image.Kind(image.kind)]
-    healthy = _healthy_dynamic_range(image)
-    if healthy is not None and metrics["dynamic_range"] is not None:
-        reach["dynamic_range"] = (
-            healthy,
-            f"the brightest source here gives a healthy image a dynamic range of {healthy:.0f}",
-        )
-    return Measured(metrics, skipped, reach, of_tile.where)
+    metrics["dynamic_range_at_thermal_noise"] = _dynamic_range_at_thermal_noise(image)
+    return Measured(metrics, skipped, of_tile.where)
 
 
-def _healthy_dynamic_range(image: Image) -> float | None:
-    """Of the brightest source in the field as the beam sees it, over the noise up to which an image is healthy.
+def _dynamic_range_at_thermal_noise(image: Image) -> float | None:
+    """Of the brightest source in the field as the beam sees it.
 
     Known sources count, and what is seen here, or the first visit to a faint field would be judged for having no
     bright source. A peak below NOISE_REACHES of the image's own noise is no image of the sky and counts for nothing.
-    With the noise of a healthy image a rule of the dynamic range only speaks where one of the noise does too: the same
-    image is not graded lower for a source that is a little brighter. None where neither flux nor noise is known.
+    None where flux or noise is not known.
     """
     thermal, rms, peak = map(known, (image.thermal_rms_jy_per_beam, image.rms_jy_per_beam, image.peak_jy_per_beam))
-    healthy_noise = _healthy_noise() if thermal else None
-    if not thermal or not healthy_noise:
+    if not thermal:
         return None
     fluxes = list(_apparent_fluxes_jy(image))
     if peak is not None and rms and peak >= NOISE_REACHES * rms:
         fluxes.append(peak)
-    return max(fluxes) / (healthy_noise * thermal) if fluxes else None
-
-
-def _healthy_noise() -> float | None:
-    """Times the thermal noise, from where the active policy warns; None when it does not."""
-    warning = Rule.objects.filter(
-        policy__is_active=True, subject_kind=SubjectKind.IMAGE, metric="rms_over_thermal", grade=Grade.MARGINAL
-    )
-    return warning.filter(comparison__in=(Rule.Comparison.ABOVE, Rule.Comparison.AT_LEAST)).aggregate(Min("limit"))[
-        "limit__min"
-    ]
+    return max(fluxes) / thermal if fluxes else None
 
 
 def _apparent_fluxes_jy(image: Image) -> Iterator[float]:

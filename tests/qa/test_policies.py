@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from io import StringIO
 
 import pytest
+from django.apps import apps
 from django.core.management import call_command
 
 from access.models import AuditEntry
@@ -283,3 +285,16 @@ def test_the_api_drafts_changes_tries_and_activates(admin_client):
         assert send(method, address, {} if method != "delete" else None).status_code == 409
     wrong = send("post", "", {"name": "mine", "rules": [{**dataclasses.asdict(NOISE), "metric": "beauty"}]})
     assert (wrong.status_code, wrong.json()["code"]) == (400, "unknown_metric")
+
+
+def test_what_an_older_verdict_kept_with_its_policys_noise_limit_is_kept_without_it():
+    keep = import_module("qa.migrations.0005_dynamic_range_at_thermal_noise").keep_without_the_policy
+    kept = {"skipped": {}, "reach": {"dynamic_range": [50.0, "the brightest source here"]}, "where": {}}
+    old = AssessmentFactory(image=image(), policy=active(), circumstances=kept, metrics={"dynamic_range": 40.0})
+    bare = AssessmentFactory(image=image(), policy=active(), circumstances={"skipped": {}, "reach": {}, "where": {}})
+    keep(apps, None)
+    for row in (old, bare):
+        row.refresh_from_db()
+        assert row.circumstances == {"skipped": {}, "where": {}}
+    assert old.metrics == {"dynamic_range": 40.0, "dynamic_range_at_thermal_noise": pytest.approx(50 * 1.8)}
+    assert bare.metrics == AssessmentFactory.build().metrics

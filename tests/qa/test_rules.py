@@ -66,9 +66,8 @@ def rules(kind: str) -> list[Rule]:
     return list(Policy.objects.get(name="standard", version=1).rules.filter(subject_kind=kind))
 
 
-def verdict(kind: str, *, skipped: dict[str, str] | None = None, reach: float | None = None, **changed: float | None):
-    within = {} if reach is None else {"dynamic_range": (reach, "a dim field")}
-    return judge(rules=rules(kind), measured=Measured({**EXCELLENT[kind], **changed}, skipped or {}, within))
+def verdict(kind: str, *, skipped: dict[str, str] | None = None, **changed: float | None):
+    return judge(rules=rules(kind), measured=Measured({**EXCELLENT[kind], **changed}, skipped or {}))
 
 
 def finding(verdict, rule: str):
@@ -149,9 +148,24 @@ def test_a_metric_that_does_not_apply_is_left_out_with_its_reason(value):
     ],
 )
 def test_a_rule_that_asks_for_more_than_a_healthy_image_could_have_is_left_out(reach, dynamic_range, grade, n_left_out):
-    found = verdict("image", reach=reach, dynamic_range=dynamic_range)
+    warns_at = next(rule.limit for rule in rules("image") if rule.name == "noise_high")
+    found = verdict("image", dynamic_range=dynamic_range, dynamic_range_at_thermal_noise=reach * warns_at)
     assert found.grade == grade
-    assert [f.reason for f in found.findings if f.outcome == "skip"] == ["a dim field"] * n_left_out
+    reason = f"the brightest source here gives a healthy image a dynamic range of {reach:.0f}"
+    assert [f.reason for f in found.findings if f.outcome == "skip"] == [reason] * n_left_out
+
+
+def test_how_much_a_healthy_image_could_have_follows_from_the_rules_that_judge():
+    """And not from those that judged when it was measured: a draft is tried as it will judge."""
+    measured = Measured({**EXCELLENT["image"], "dynamic_range": 90.0, "dynamic_range_at_thermal_noise": 150.0})
+    strict, lenient = rules("image"), rules("image")
+    for rule in strict:
+        if rule.name == "noise_high":
+            rule.limit = 1.2
+    assert judge(rules=lenient, measured=measured).grade == "excellent"  # 83 at its 1.8 times the noise
+    assert judge(rules=strict, measured=measured).grade == "marginal"  # 125
+    silent = [rule for rule in strict if rule.metric != "rms_over_thermal"]
+    assert judge(rules=silent, measured=measured).grade == "marginal"
 
 
 @pytest.mark.parametrize(
