@@ -143,6 +143,7 @@ def _flagged_fraction_of_antennas(strip: Strip) -> OfAntennas:
 def _flag_tables(strip: Strip, column: str) -> QuerySet[FlagTable, Any]:
     rows = FlagTable.objects.filter(
         measurement_set__is_current=True,
+        is_suspect=False,
         measurement_set__pointing_dec_deg__range=strip.dec_range,
         measurement_set__observed_at__gte=strip.observed_from,
         measurement_set__observed_at__lt=strip.observed_until,
@@ -172,6 +173,7 @@ def _tables(strip: Strip, kind: str) -> QuerySet[CalibrationTable, Any]:
     tables = CalibrationTable.objects.filter(
         kind=kind,
         is_retired=False,
+        is_suspect=False,
         dec_deg__range=strip.dec_range,
         solved_at__gte=strip.observed_from,
         solved_at__lt=strip.observed_until,
@@ -215,8 +217,13 @@ def points(*, series: str, strip: Strip) -> list[Point]:
         raise UnknownSeries(f"There is no series {series!r}; there are {', '.join(SERIES)}.")
     if strip.antenna and series not in OF_ANTENNAS:
         raise UnknownSeries(f"{series} is not of single antennas; {' and '.join(OF_ANTENNAS)} are.")
-    values = OF_ANTENNAS[series](strip).get(strip.antenna, []) if strip.antenna else SERIES[series](strip)
-    return _judged(series, values)
+    if not strip.antenna:
+        return _judged(series, SERIES[series](strip))
+    of_antennas = OF_ANTENNAS[series](strip)
+    if of_antennas and strip.antenna not in of_antennas:
+        known = ", ".join(of_antennas)
+        raise UnknownSeries(f"No antenna {strip.antenna!r} has a {series} in that strip and time; there are {known}.")
+    return _judged(series, of_antennas.get(strip.antenna, []))
 
 
 def _judged(series: str, values: Values) -> list[Point]:
@@ -267,8 +274,9 @@ def _is_peak(contrasts: Sequence[float], i: int) -> bool:
 def raise_alerts(*, strip: Strip, since: datetime) -> list[Alert]:
     """Of all series of a strip and of its antennas, for what left its limits or stepped since a time.
 
-    Of values that stay outside of their limits the first is told. The same again raises nothing new, and none is raised
-    while the series is silenced. Returns the new ones.
+    Of values that stay outside of their limits the first is told, and a step when values since then are behind it: a
+    series that has few a day shows one only after days. The same again raises nothing new, and none is raised while the
+    series is silenced. Returns the new ones.
     """
     new: list[Alert] = []
     for name in SERIES:
@@ -282,26 +290,32 @@ def raise_alerts(*, strip: Strip, since: datetime) -> list[Alert]:
 
 def _alerts(name: str, strip: Strip, found: Sequence[Point], since: datetime) -> Iterator[Alert]:
     was_out = False
-    for point in found:
-        kinds = [Alert.Kind.STEP] * point.is_step + [Alert.Kind.LIMIT] * (point.is_out and not was_out)
+    for i, point in enumerate(found):
+        # Where a step stands out most may still move while more values come, by as many as it has to hold for.
+        around, behind = found[max(0, i - BEHIND) : i + BEHIND + 1], found[i : i + 2 * BEHIND]
+        if point.is_step and behind[-1].observed_at >= since:
+            yield from _raise(name, strip, point, Alert.Kind.STEP, around)
+        if point.is_out and not was_out and point.observed_at >= since:
+            yield from _raise(name, strip, point, Alert.Kind.LIMIT, [point])
         was_out = point.is_out
-        if point.observed_at < since or point.expected is None:
-            continue
-        yield from (alert for kind in kinds if (alert := _raise(name, strip, point, point.expected, kind)))
 
 
-def _raise(name: str, strip: Strip, point: Point, expected: float, kind: Alert.Kind) -> Alert | None:
+def _raise(name: str, strip: Strip, point: Point, kind: Alert.Kind, around: Sequence[Point]) -> Iterator[Alert]:
+    """Nothing for a point without limits, and where one of that kind was raised `around` it, in the order of time."""
+    if point.expected is None:
+        return
     alike = Alert.objects.filter(series=name, antenna=strip.antenna, pointing_dec_deg__range=strip.dec_range)
-    if alike.filter(Q(silenced_until__gt=point.observed_at) | Q(kind=kind, observed_at=point.observed_at)).exists():
-        return None
-    return Alert.objects.create(
+    near = Q(kind=kind, observed_at__range=(around[0].observed_at, around[-1].observed_at))
+    if alike.filter(Q(silenced_until__gt=point.observed_at) | near).exists():
+        return
+    yield Alert.objects.create(
         series=name,
         antenna=strip.antenna,
         pointing_dec_deg=strip.pointing_dec_deg,
         kind=kind,
         observed_at=point.observed_at,
         value=point.value,
-        expected=expected,
+        expected=point.expected,
         lower_limit=point.lower_limit,
         upper_limit=point.upper_limit,
         n=point.n,

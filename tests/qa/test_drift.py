@@ -9,6 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from access.models import AuditEntry
+from calibration.models import CalibrationTable, FlagTable
 from contimg.intervals import ReversedInterval
 from images.models import Image
 from qa.drift import (
@@ -114,6 +115,11 @@ def test_each_series_is_of_its_strip_and_time():
     assert [one.value for one in points(series="flagged_fraction", strip=of_antenna)] == [0.3, 0.3]
     assert [one.value for one in points(series="phase_scatter_deg", strip=of_antenna)] == [7.0, 7.0]
     nobody = Strip(16.1, STRIP.observed_from, STRIP.observed_until, antenna="9")
+    with pytest.raises(UnknownSeries, match="there are 103"):
+        points(series="phase_scatter_deg", strip=nobody)
+    for model in (CalibrationTable, FlagTable, Image):
+        model.objects.update(is_suspect=True)
+    assert [name for name in SERIES if points(series=name, strip=STRIP)] == []
     assert points(series="phase_scatter_deg", strip=nobody) == []
 
 
@@ -193,6 +199,18 @@ def test_few_calibrators_a_day_have_limits_too(db):
     last = NIGHT + timedelta(days=11)
     (alert,) = raise_alerts(strip=Strip(16.1, last, last + timedelta(hours=1)), since=last)
     assert (alert.series, alert.antenna, alert.value) == ("phase_scatter_deg", "8", 60.0)
+
+
+def test_a_step_of_few_calibrators_a_day_is_told_once_by_daily_looks(db):
+    chance = random.Random(3)
+    for number in range(40):
+        amplitude = (1.0 if number < 20 else 1.08) * chance.gauss(1, 0.01)
+        solved_at = NIGHT + timedelta(hours=12 * number)
+        CalibrationTableFactory(kind="G", solved_at=solved_at, dec_deg=16.1, metrics={"median_amplitude": amplitude})
+        day = Strip(16.1, solved_at - timedelta(hours=23), solved_at + timedelta(hours=1))
+        raise_alerts(strip=day, since=day.observed_from)
+    (step,) = Alert.objects.filter(kind="step")
+    assert abs(step.observed_at - (NIGHT + timedelta(days=10))) <= timedelta(hours=36)
 
 
 def test_what_was_before_is_not_told_again(jumped):
