@@ -330,7 +330,7 @@ CONTIMG_PIXEL_ARCSEC = _number("CONTIMG_PIXEL_ARCSEC", 3)
 CONTIMG_ROBUST = _number("CONTIMG_ROBUST", 0.5)
 CONTIMG_NITER = _number("CONTIMG_NITER", 100_000, int)
 CONTIMG_FLUX_SYSTEMATIC = _number("CONTIMG_FLUX_SYSTEMATIC", 0.02)
-CONTIMG_REFERENCE_CATALOGUE = env.str("CONTIMG_REFERENCE_CATALOGUE", default="")  # empty: the only one there is
+CONTIMG_REFERENCE_CATALOGUE = env.str("CONTIMG_REFERENCE_CATALOGUE", default="")  # empty: the first that was imported
 CONTIMG_SPECTRAL_INDEX = _number("CONTIMG_SPECTRAL_INDEX", -0.7)
 
 # --- files over HTTP -----------------------------------------------------------------------------------------------

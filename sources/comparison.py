@@ -36,16 +36,16 @@ class Chosen:
 
 
 def chosen_catalogue() -> Chosen:
-    """The one that CONTIMG_REFERENCE_CATALOGUE names; where it names none, the only one that is imported."""
+    """The one that CONTIMG_REFERENCE_CATALOGUE names; where it names none, the first that was imported.
+
+    So another one that is imported changes no verdict before somebody says so.
+    """
     name = settings.CONTIMG_REFERENCE_CATALOGUE
     if name:
         named = ReferenceCatalogue.objects.filter(name=name).first()
         return Chosen(named, "" if named else f"the reference catalogue {name} is not imported")
-    imported = list(ReferenceCatalogue.objects.all()[:2])
-    if len(imported) == 1:
-        return Chosen(imported[0])
-    several = "several reference catalogues are imported and CONTIMG_REFERENCE_CATALOGUE names none of them"
-    return Chosen(None, several if imported else NOT_IMPORTED)
+    first = ReferenceCatalogue.objects.order_by("pk").first()
+    return Chosen(first, "" if first else NOT_IMPORTED)
 
 
 def comparison_recipe(*, image: Image) -> str:

@@ -31,6 +31,7 @@ def test_it_says_what_it_read_and_what_it_left_out(survey):
     assert said == (
         "Read as ra = ra (deg), dec = dec (deg), flux = total (mJy); ICRS.\n"
         "NVSS was imported. 2 of 4 rows taken; left out: 1 dec out of range, 1 duplicate.\n"
+        "Images are held against NVSS (CONTIMG_REFERENCE_CATALOGUE says which).\n"
     )
     catalogue = ReferenceCatalogue.objects.get()
     assert (catalogue.frequency_hz, catalogue.epoch_jyear) == (1.4e9, 1995.0)

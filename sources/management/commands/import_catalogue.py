@@ -9,6 +9,7 @@ from django.core.management.base import CommandParser
 from tqdm import tqdm
 
 from contimg.commands import ContimgCommand
+from sources.comparison import chosen_catalogue
 from sources.reference import Import, Outcome, import_catalogue
 
 SENTENCES = {
@@ -70,7 +71,7 @@ def _bar(steps: Iterable[Any], what: str) -> Iterable[Any]:
 
 
 def _as_text(done: Import) -> str:
-    catalogue = done.catalogue
+    catalogue, chosen = done.catalogue, chosen_catalogue()
     read_as = ", ".join(_column(role, one) for role, one in catalogue.parameters["columns"].items())
     left_out = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in catalogue.left_out.items())
     return "\n".join(
@@ -78,6 +79,8 @@ def _as_text(done: Import) -> str:
             f"Read as {read_as}; {catalogue.parameters['frame'].upper()}.",
             f"{SENTENCES[done.outcome].format(name=catalogue.name)} {catalogue.n_sources} of {catalogue.n_rows} rows"
             f" taken{f'; left out: {left_out}' if left_out else ''}.",
+            f"Images are held against {chosen.catalogue.name if chosen.catalogue else f'none: {chosen.reason}'}"
+            " (CONTIMG_REFERENCE_CATALOGUE says which).",
         ]
     )
 
