@@ -418,7 +418,12 @@ def _headline(facts: Mapping[str, Any]) -> str:
     grades = ", ".join(f"{n} {grade}" for grade, n in facts["tiles_by_grade"].items())
     n_failed = sum(tile["state"] in (State.FAILED, State.QUARANTINED) for tile in tiles)
     n_open = sum(alert["acknowledged_at"] is None for alert in facts["alerts"])
-    said = [f"{n_done} of {len(tiles)} tiles done{so_far}{f' ({grades})' if grades else ''}", *_epochs_said(epochs)]
+    suspect = [f"{facts['n_suspect']} suspect (quarantine)"] * bool(facts["n_suspect"])
+    said = [
+        f"{n_done} of {len(tiles)} tiles done{so_far}{f' ({grades})' if grades else ''}",
+        *suspect,
+        *_epochs_said(epochs),
+    ]
     said.append(f"{n_open or 'no'} open alert{'s' * (n_open != 1)}")
     said.append(_failed_said(n_failed, facts))
     return "; ".join(said) + "."

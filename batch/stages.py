@@ -39,12 +39,13 @@ from calibration.services import (
 from contimg.exceptions import ContimgError
 from contimg.models import Grade
 from contimg.products import is_intact
-from images.models import COMPANIONS, Image
+from images.models import Image
 from images.mosaics import ENGINE as MOSAICKER
 from images.mosaics import Choice, TooFewTiles, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
+from provenance.verifying import recorded_companions
 from qa.services import assess_calibration_table, assess_epoch, assess_image, is_assessed, is_epoch_assessed
 from sources.comparison import compare_image, comparison_recipe, record_comparison
 from sources.models import Comparison, Source
@@ -258,9 +259,11 @@ def _image_is_done(job: Job) -> bool:
 
 
 def _is_whole(images: QuerySet[Image], recipe: str) -> bool:
-    return _exists(images, recipe) and all(
-        is_intact(path) for path in images.filter(recipe=recipe).values_list(*COMPANIONS).get() if path
-    )
+    """The image and what comes with it, each of its recorded size."""
+    if not _exists(images, recipe):
+        return False
+    companions = recorded_companions(images.prefetch_related("made_by__attempt").get(recipe=recipe))
+    return all(is_intact(path, recorded.get("size_bytes")) for path, recorded in companions.items())
 
 
 def _image(job: Job, folder: Path) -> Record:

@@ -18,6 +18,7 @@ from django.utils import timezone
 from access.audit import audit
 from calibration.models import AntennaFlag
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.intervals import EARLIEST, LATEST
 from contimg.mjd import MJD_EPOCH
 from observations.models import MeasurementSet
 
@@ -105,8 +106,11 @@ def refuse_impossible(antenna: str, started_at: datetime, ended_at: datetime | N
     """Raises InvalidAntennaFlag."""
     if timezone.is_naive(started_at) or (ended_at is not None and timezone.is_naive(ended_at)):
         raise InvalidAntennaFlag("A time needs its zone, as in 2026-03-20T06:00:00Z.")
+    if not EARLIEST <= started_at <= LATEST or (ended_at is not None and ended_at > LATEST):
+        years = f"{EARLIEST.year} to {LATEST.year}"
+        raise InvalidAntennaFlag(f"The times are not from {years}; leave the end out of a flag that has none yet.")
     if ended_at is not None and ended_at <= started_at:
-        raise InvalidAntennaFlag(f"The flag would end at {ended_at} and begin at {started_at}; exchange the two.")
+        raise InvalidAntennaFlag(f"The flag would begin at {started_at} and end at {ended_at}; it has to end later.")
     if not 0 < len(reason.strip()) <= MOST_REASON_CHARACTERS:
         raise InvalidAntennaFlag(f"Say why, in at most {MOST_REASON_CHARACTERS} characters.")
     if antenna and antenna not in (known := known_antennas(until=ended_at or timezone.now())):

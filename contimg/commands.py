@@ -18,6 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.intervals import EARLIEST, LATEST
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status, as shells have it
 READER_GONE = 128 + signal.SIGPIPE
@@ -46,9 +47,12 @@ def utc_time(text: str) -> datetime:
     """The type of an option: a time as 2026-03-20 or 2026-03-20T06:10, UTC where it has no offset."""
     try:
         time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise ArgumentTypeError(f"{text!r} is not a time such as 2026-03-20T06:10 (UTC)") from error
+    if not EARLIEST <= time <= LATEST:
+        raise ArgumentTypeError(f"{text!r} is not from {EARLIEST.year} to {LATEST.year}")
+    return time
 
 
 def not_empty(text: str) -> str:

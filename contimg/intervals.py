@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from contimg.exceptions import InvalidInput
+
+# No data are of before or after, and a calendar's end leaves no room to look a little beyond.
+EARLIEST, LATEST = datetime(1900, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 class ReversedInterval(InvalidInput):

@@ -31,6 +31,10 @@ class UnknownAntenna(InvalidInput):
     code = "unknown_antenna"
 
 
+class UnknownSoftware(InvalidInput):
+    code = "unknown_software"
+
+
 @dataclass(frozen=True)
 class Impact:
     """`counts` by kind, `products` the keys of the first MOST_NAMED of each, and what they are worth to a reader."""
@@ -95,7 +99,7 @@ def of_observations(
 def of_software(*, name: str, version: str) -> Impact:
     """Of the products that were made with a version of a program or library, and of all that was made of those.
 
-    Raises NothingAsked.
+    Raises NothingAsked, and UnknownSoftware where no product names it: of a misspelt one zero would be a lie.
     """
     if not re.fullmatch(r"[A-Za-z][\w.-]{0,99}", name, re.ASCII) or not version:
         raise NothingAsked("Name the software and its version as `versions` of a product does, such as ducc0 and 0.42.")
@@ -104,7 +108,12 @@ def of_software(*, name: str, version: str) -> Impact:
         if kind != "subband_group":
             rows = model._default_manager.alias(made_with=KeyTransform(name, "versions"))
             made_with[kind] = keys(rows.filter(made_with=version))
-    return impact_of(made_with)
+    found = impact_of(made_with)
+    if not found.counts:
+        newest = Image.objects.order_by("-pk").values_list("versions", flat=True).first() or {}
+        named = ", ".join(f"{program} {its}" for program, its in newest.items()) or "nothing, for there is none yet"
+        raise UnknownSoftware(f"No product was made with {name} {version}; the newest image names {named}.")
+    return found
 
 
 def _with_antenna(sets: QuerySet[MeasurementSet], antenna: str) -> QuerySet[MeasurementSet]:

@@ -174,12 +174,16 @@ def _faults_of_product(kind: Kind, row: Any) -> Iterator[tuple[str, _Damaged]]:
 
 
 def _faults_of_companions(image: Image) -> Iterator[tuple[str, _Damaged]]:
-    entries = (entry for output in image.made_by.all() for entry in output.attempt.evidence.get("outputs", []))
-    evidence = {entry["name"]: entry for entry in entries}
-    for relative in filter(None, (getattr(image, name) for name in COMPANIONS)):
-        recorded = evidence.get(relative, {})
+    for relative, recorded in recorded_companions(image).items():
         find = partial(product_path, relative)
         yield from _fault(relative, find, file_checksum, recorded.get("size_bytes"), recorded.get("checksum"))
+
+
+def recorded_companions(image: Image) -> dict[str, dict[str, Any]]:
+    """By path, the evidence of the attempt that made each (`size_bytes`, `checksum`); empty where there is none."""
+    entries = (entry for output in image.made_by.all() for entry in output.attempt.evidence.get("outputs", []))
+    evidence = {entry["name"]: entry for entry in entries}
+    return {path: evidence.get(path, {}) for path in filter(None, (getattr(image, name) for name in COMPANIONS))}
 
 
 def _fault(

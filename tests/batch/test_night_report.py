@@ -106,6 +106,12 @@ def test_the_headline_is_the_night_in_one_sentence():
     )
 
 
+def test_the_headline_counts_suspects():
+    tile(6, grade="good")
+    tile(6.1, grade="good", is_suspect=True)
+    assert "2 of 2 tiles done (2 good); 1 suspect (quarantine); " in night_facts(night=NIGHT)["headline"]
+
+
 def test_a_quiet_night_says_that_nothing_failed():
     tile(6, grade="good")
     said = page()

@@ -372,6 +372,7 @@ DAMAGE = [
         for column in ("path", "flat_noise_path", "residual_path", "primary_beam_path", "preview_path")
     ),
     ("path", cut),
+    ("primary_beam_path", cut),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -127,8 +127,10 @@ def test_a_flag_is_entered_with_who_did_it_and_how_many_tiles_it_concerns(raw):
     ("given", "words"),
     [
         ({"antenna": "pad9"}, "known: pad1, pad2, pad3"),
-        ({"ended_at": FIRST_TILE}, "exchange"),
-        ({"ended_at": FIRST_TILE - HOUR}, "exchange"),
+        ({"ended_at": FIRST_TILE}, "end later"),
+        ({"ended_at": FIRST_TILE - HOUR}, "end later"),
+        ({"ended_at": datetime.max.replace(tzinfo=UTC)}, "1900 to 2200"),
+        ({"started_at": datetime.min.replace(tzinfo=UTC)}, "1900 to 2200"),
         ({"started_at": FIRST_TILE.replace(tzinfo=None)}, "zone"),
         ({"ended_at": (FIRST_TILE + HOUR).replace(tzinfo=None)}, "zone"),
         ({"reason": "  "}, "Say why"),

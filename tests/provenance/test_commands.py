@@ -34,13 +34,23 @@ def test_impact_of_an_antenna_a_time_and_software():
     assert "4  measurement set" in said("impact", "antenna", "pad1")
     with pytest.raises(CommandError, match=r"No measurement set has an antenna 'pad01'.*such as 'pad1'"):
         said("impact", "antenna", "pad01")
-    assert said("impact", "software", "ducc0", "no such").startswith("         0  points")
+    with pytest.raises(CommandError, match=r"No product was made with ducc0 no such; .*\[unknown_software\]"):
+        said("impact", "software", "ducc0", "no such")
 
 
-@pytest.mark.parametrize("when", ["yesterday", "2026-13-01", "9999-12-31T23:59-14:00"])
+@pytest.mark.parametrize("when", ["yesterday", "2026-13-01", "9999-12-31T23:59-14:00", "9999-12-31", "0001-01-01"])
 def test_a_time_that_is_none_is_refused(when):
-    with pytest.raises(CommandError, match="is not a time"):
+    with pytest.raises(CommandError, match=r"is not (a time|from 1900 to 2200)"):
         said("impact", "time", "--from", when, "--until", "2027-01-01")
+
+
+def test_what_is_under_another_quarantine_stays_suspect_when_one_is_lifted():
+    chain = make_chain(1)
+    for kind, row in (("calibration_table", chain.tables[0]), ("image", chain.tiles[0])):
+        said("quarantine", "add", kind, row.pk, "--reason", "solved on a resolved source")
+    second, first = (row["id"] for row in json.loads(said("quarantine", "list", "--json")))
+    assert "stays suspect" in said("quarantine", "lift", second)
+    assert "trusted again" in said("quarantine", "lift", first)
 
 
 def test_a_quarantine_from_beginning_to_end():

@@ -60,6 +60,7 @@ def test_a_name_from_a_file_is_text_in_the_picture(api):
         ("antenna=pad9", 400),
         ("observed_from=2026-03-01T00:00:00Z&observed_until=2026-03-02T00:00:00Z", 200),
         ("software=ducc0&version=0.42", 200),
+        ("software=ducc0&version=0.43", 400),
         ("", 400),
         ("software=ducc0", 400),
         ("software=ducc0&version=1&antenna=3", 400),
@@ -69,7 +70,7 @@ def test_a_name_from_a_file_is_text_in_the_picture(api):
     ],
 )
 def test_an_impact_is_asked_of_one_thing(api, query, status):
-    MeasurementSetFactory(antennas=["pad1"])
+    MeasurementSetFactory(antennas=["pad1"], versions={"ducc0": "0.42"})
     assert api.get(f"/api/v1/impact/?{query}").status_code == status
 
 

@@ -50,7 +50,13 @@ class Command(ContimgCommand):
 
     def _lift(self, *, id: int, **options: Any) -> tuple[str, Any]:
         row, batches = lift_and_recompute(row=_row(id))
-        return f"Lifted: {row.node} is trusted again. {_recomputed(batches)}", _facts(row, batches)
+        is_suspect = type(row.node)._default_manager.filter(pk=row.node.pk, is_suspect=True).exists()
+        now = (
+            "stays suspect: it, or what it was made from, is under another quarantine"
+            if is_suspect
+            else "is trusted again"
+        )
+        return f"Lifted: {row.node} {now}. {_recomputed(batches)}", _facts(row, batches)
 
     def _list(self, *, lifted_too: bool, **options: Any) -> tuple[str, Any]:
         rows = Quarantine.objects.with_links().order_by("-created_at", "-id")

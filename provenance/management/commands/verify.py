@@ -53,7 +53,10 @@ class Command(ContimgCommand):
         else:
             self.stdout.write(f"{n} products of {n_bytes / 1e9:.1f} GB were read.")
         if faults:
-            raise CommandError(f"{len(faults)} files are not what was recorded; `process` makes products again.")
+            raise CommandError(
+                f"{len(faults)} files are not what was recorded. `process` makes again what is missing or of another"
+                " size; delete what else has changed, then it does that too."
+            )
 
     def _print(self, faults: Iterable[Fault]) -> None:
         """As they are found: a run that is stopped has told what it saw."""
