@@ -28,6 +28,7 @@ from batch.services import (
     MAX_PRIORITY,
     cancel_batch,
     cancel_item,
+    close_breaker,
     resume,
     retry_batch,
     retry_item,
@@ -35,7 +36,7 @@ from batch.services import (
 )
 from contimg.admin import EMPTY, FactsAdmin, FactsInline, Steered, badge, change_url, link, links, number, page
 from contimg.exceptions import ContimgError
-from contimg.models import Grade
+from contimg.models import BreakerState, Grade
 from provenance.models import NODE_COLUMNS, Quarantine
 from qa.models import Policy, Rule, SubjectKind
 from qa.policies import Evaluation, evaluate
@@ -168,6 +169,20 @@ class WorkerAdmin(FactsAdmin):
     list_display = ["name", "host", "pid", "n_processes", "stages", "started_at", "seen_at", "stopped_at"]
     list_filter = ["host"]
     search_fields = ["=name", "=host"]
+
+
+@admin.register(BreakerState)
+class BreakerAdmin(Steered):
+    list_display = ["breaker", "process", "is_open", "error", "changed_at", "is_asked"]
+    list_filter = ["breaker", "is_open"]
+    search_fields = ["=process"]
+    actions = ["close"]
+
+    @admin.action(description="Close: ask again at once", permissions=["operate"])
+    def close(self, request: HttpRequest, queryset: QuerySet[BreakerState]) -> None:
+        self.each(
+            request, queryset.filter(is_open=True), lambda row: close_breaker(breaker=row), "will be closed in a second"
+        )
 
 
 @admin.register(Output)

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from django_tasks_db.models import DBTaskResult
 
 from batch.models import Item, Pause
 from batch.presence import unless_away
+from contimg.breakers import Breaker, BreakerOpen
 
 log = structlog.get_logger(__name__)
 RING_EVERY_S = 1.0
@@ -99,16 +101,30 @@ def _ring_broker(stages: Iterable[str]) -> bool:
     """Returns whether the broker answered."""
     from kombu.exceptions import OperationalError
 
-    from batch.celery import n_waiting
-
     try:
-        for stage in stages:
-            if not n_waiting(stage):
-                answer.using(queue_name=stage).enqueue()
+        _broker().call(lambda: _enqueue(stages))
+    except BreakerOpen:
+        return False
     except OperationalError as error:
         log.warning("doorbell_failed", detail=f"The broker does not answer ({error}); the sweeper will ring again.")
         return False
     return True
+
+
+@cache
+def _broker() -> Breaker:
+    from kombu.exceptions import OperationalError
+
+    return Breaker("broker", unavailable=(OperationalError,))
+
+
+def _enqueue(stages: Iterable[str]) -> None:
+    """Raises kombu's OperationalError."""
+    from batch.celery import n_waiting
+
+    for stage in stages:
+        if not n_waiting(stage):
+            answer.using(queue_name=stage).enqueue()
 
 
 class _RingingMeanwhile:

@@ -26,14 +26,16 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 from django.db.models import Sum
 
-from batch import transitions
+from batch import metrics, transitions
 from batch.logs import log_folder, log_name
 from batch.models import Attempt, Batch, Item, State
 from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
 from calibration.services import WaitingForCalibration
-from contimg.exceptions import DiskFull
+from contimg.breakers import Breaker
+from contimg.counting import FOLDER_SETTING
+from contimg.exceptions import DiskFull, EngineUnavailable
 from contimg.products import is_full, products_root, this_process, work_folders
 
 log = structlog.get_logger(__name__)
@@ -47,6 +49,7 @@ WORK_S_PER_CHILD = 600.0  # engines leak; a new process costs three seconds
 ENDPOINTS = ("started", "ended")  # events that are not waited beyond
 LOG_LIMIT_BYTES = 10_000_000
 DISK_WAIT_S = 60.0
+ENGINE_RESTS_S = 60.0
 DISK_RESERVE_BYTES = 1_000_000_000
 
 
@@ -77,6 +80,8 @@ class Executor:
     _worker: str = field(default_factory=this_process)
     _rests_until: float = 0.0
     _silent_until: float = 0.0
+    _engines: dict[str, Breaker] = field(default_factory=dict)  # of the stages whose engine was missed
+    _read_bytes: int = 0
 
     def run_next(self) -> bool:
         """Claim the best item and run it to its end; False when there is none to claim, or this machine is unwell."""
@@ -84,8 +89,11 @@ class Executor:
             return False
         try:
             self._refuse_without_room()
+            wanted = self._stages_with_engines()
+            if wanted is None:
+                return False
             held = transitions.claim(
-                worker=self._worker, host=self._worker.split(".")[0], stages=self.stages, batch=self.batch,
+                worker=self._worker, host=self._worker.split(".")[0], stages=wanted, batch=self.batch,
                 room_bytes=_room_bytes,
             )  # fmt: skip
         except OSError as error:
@@ -96,14 +104,38 @@ class Executor:
         structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
         began = time.monotonic()
         try:
+            metrics.WAIT_SECONDS.labels(held.stage).observe(held.waited_s)
             is_done = self._run(held)
-            if self.logs_endings:
-                ended = Item.objects.values_list("state", "error_code")
-                state, code = (State.DONE, "") if is_done else ended.get(pk=held.item_id)
-                log.info("item_ended", state=state, code=code, seconds=round(time.monotonic() - began, 1))
+            ended = Item.objects.values_list("state", "error_code")
+            state, code = (State.DONE, "") if is_done else ended.get(pk=held.item_id)
+            self._count(held, state, code, seconds=time.monotonic() - began)
         finally:
             structlog.contextvars.unbind_contextvars("item", "attempt", "stage", "subject")
         return True
+
+    def _count(self, held: Claim, state: str, code: str, *, seconds: float) -> None:
+        if self.logs_endings:
+            log.info("item_ended", state=state, code=code, seconds=round(seconds, 1))
+        metrics.item_ended(stage=held.stage, state=state, seconds=seconds, read_bytes=self._read_bytes)
+        if code == EngineUnavailable.code and self.batch is None:  # a command says so and ends
+            self._engine_of(held.stage).note(EngineUnavailable(f"its item {held.item_id} could not be worked on"))
+        elif state == State.DONE and held.stage in self._engines:
+            self._engines[held.stage].note(None)
+
+    def _engine_of(self, stage: str) -> Breaker:
+        if stage not in self._engines:
+            self._engines[stage] = Breaker(f"engine-{stage}", rests_s=ENGINE_RESTS_S)
+        return self._engines[stage]
+
+    def _stages_with_engines(self) -> tuple[str, ...] | None:
+        """What to claim (empty: all), without the stages whose engine is away; None when that leaves none.
+
+        An engine that has rested is tried itself first, so that no item spends its attempts on finding that out.
+        """
+        away = [stage for stage, breaker in self._engines.items() if breaker.is_open and not _is_back(stage, breaker)]
+        if not away:
+            return self.stages
+        return tuple(stage for stage in self.stages or stages() if stage not in away) or None
 
     def stop(self, *, within_s: float) -> None:
         """Claim nothing more, and hand the running item back unless it ends in time. May be called from outside."""
@@ -120,7 +152,7 @@ class Executor:
 
     def _run(self, held: Claim) -> bool:
         """Whether it is done."""
-        is_done = False
+        is_done, self._read_bytes = False, 0
         try:
             is_done = self._may_fill_the_disk(held) and self._watch(held)
         except LeaseLost as error:
@@ -206,6 +238,7 @@ class Executor:
             self._clear(held)
         else:
             if not ended["code"]:  # the child has recorded all but what only its watcher knows
+                self._read_bytes = ended["read_bytes"]
                 if child.peak_bytes:
                     Attempt.objects.filter(pk=held.attempt_id).update(peak_memory_bytes=child.peak_bytes)
                 return True
@@ -297,6 +330,18 @@ class Executor:
         return code
 
 
+def _is_back(stage: str, breaker: Breaker) -> bool:
+    breaker.look()
+    if breaker.is_resting:
+        return False
+    try:
+        stages()[stage].try_engine()
+    except EngineUnavailable as error:
+        breaker.note(error)
+        return False
+    return True
+
+
 def _room_bytes() -> int:
     """What of the disk is neither filled nor promised nor kept in reserve."""
     return psutil.disk_usage(str(products_root())).free - DISK_RESERVE_BYTES - _promised_bytes()
@@ -347,7 +392,7 @@ class _Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs],
                 start_new_session=True,
-                env={**os.environ, **_thread_limits()},
+                env={**_without_counting(), **_thread_limits()},
             )
         except OSError:
             os.close(answers)
@@ -495,6 +540,11 @@ def _without_log(child: _Child) -> Iterator[None]:
     except OSError as error:
         log.warning("attempt_log_lost", detail=str(error))
         child._log = None
+
+
+def _without_counting() -> dict[str, str]:
+    """The worker counts what its child did; children come and go, and each would leave files behind."""
+    return {name: value for name, value in os.environ.items() if name != FOLDER_SETTING}
 
 
 def _thread_limits() -> dict[str, str]:

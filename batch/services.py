@@ -24,6 +24,7 @@ from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
 from contimg.bulk import insert_like, listed
 from contimg.exceptions import ContimgError, InvalidInput
+from contimg.models import BreakerState
 from contimg.products import digest
 from contimg.sky import fits_on_the_sky
 from images.filters import EpochFilter, ImageFilter
@@ -461,3 +462,10 @@ def resume(*, names: Iterable[str] | None = None) -> int:
         Pause.objects.filter(pk__in=[row.pk for row in rows]).delete()
         couriers.ring()
     return len(rows)
+
+
+def close_breaker(*, breaker: BreakerState) -> None:
+    """Ask its process to ask again at once what did not answer; it looks once a second."""
+    with transaction.atomic():
+        BreakerState.objects.filter(pk=breaker.pk, is_open=True).update(is_asked=True)
+        audit(action="breaker.close", subject=breaker, details={"breaker": breaker.breaker, "process": breaker.process})

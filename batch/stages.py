@@ -42,6 +42,7 @@ from contimg.products import is_intact
 from images.models import Image
 from images.mosaics import ENGINE as MOSAICKER
 from images.mosaics import Choice, TooFewTiles, choose_tiles, make_mosaic, mosaic_recipe, record_mosaic
+from images.services import configured_imager
 from images.tiles import image_field, imaging_parameters, imaging_recipe, make_tile, record_tile
 from observations.conversion import conversion_recipe, make_measurement_set, record_measurement_set
 from observations.models import Epoch, MeasurementSet, SubbandGroup
@@ -122,6 +123,7 @@ class Stage:
     outputs: Callable[[Job], Iterable[Model | StatisticsOf]]
     disk_bytes: Callable[[Job], int]  # that it may fill while it works, products included
     engine: Callable[[], str] = lambda: ""  # its name, where it has one
+    try_engine: Callable[[], object] = lambda: None  # raises EngineUnavailable where it cannot run at all
     time_limit_s: float = 3600
     memory_limit_bytes: int = 12 * GB
 
@@ -402,6 +404,7 @@ STAGES = (
         outputs=lambda job: [image_of(job)],
         disk_bytes=lambda job: int(1.2 * calibrated_set(job).size_bytes) + 20 * _pixels_bytes(job),
         engine=lambda: settings.CONTIMG_IMAGER,
+        try_engine=lambda: configured_imager().versions(),
     ),
     Stage(
         StageName.ASSESS, ("subband_group", "image", "epoch"), ("lenient",),

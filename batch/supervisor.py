@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 import structlog
 from django.conf import settings
 from django_tasks_db.models import DBTaskResult
+from prometheus_client import start_http_server
 
 from batch import couriers
 from batch.presence import present, unless_away
 from batch.stages import stages as stages_there_are
 from batch.sweeper import Sweeper
+from contimg.counting import share_counters
+from contimg.metrics import registry
 from contimg.products import this_process
 
 log = structlog.get_logger(__name__)
@@ -43,6 +46,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         swept_at = 0.0
+        self._tell_metrics()
         with present(n_processes=self.n_processes, stages=self.stages) as beat:
             log.info(
                 "worker_started", name=this_process(), processes=self.n_processes,
@@ -56,6 +60,18 @@ class Supervisor:
                     swept_at = time.monotonic()
                 time.sleep(LOOK_EVERY_S)
             self._drain()
+
+    def _tell_metrics(self) -> None:
+        """To Prometheus, where it was asked for. That an address is taken is no reason not to work."""
+        if not settings.CONTIMG_WORKER_METRICS:
+            return
+        host, _, port = settings.CONTIMG_WORKER_METRICS.rpartition(":")
+        try:
+            share_counters(settings.METRICS_DIR, role="worker", server_pid=os.getpid())
+            start_http_server(int(port), host, registry=registry())
+        except OSError as error:
+            detail = f"CONTIMG_WORKER_METRICS={settings.CONTIMG_WORKER_METRICS} cannot be served ({error})."
+            log.error("metrics_not_served", detail=detail)
 
     def _stop(self, number: int, frame: object) -> None:
         self.is_stopping = True

@@ -21,6 +21,7 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Case, DateTimeField, Exists, ExpressionWrapper, F, OuterRef, Q, Subquery, When
 from django.db.models.functions import Coalesce, Now
 from django.db.models.lookups import Exact
+from django.utils import timezone
 
 from batch.logs import log_name
 from batch.models import ENDED, OPEN, UNFINISHED, Attempt, Batch, Item, Pause, StageName, State
@@ -61,6 +62,7 @@ class Claim:
     batch_id: int
     stage: str
     attempt_id: int
+    waited_s: float = 0.0  # since it became ready
 
 
 def in_seconds(seconds: float) -> ExpressionWrapper:
@@ -118,7 +120,7 @@ def _claimable(stages: Iterable[str], batch: Batch | None, paused: frozenset[str
 def _untaken(stages: Iterable[str], batch: Batch | None, paused: frozenset[str]) -> ItemQuerySet:
     """Skips those that somebody else is taking at this moment."""
     free = _claimable(stages, batch, paused).select_for_update(skip_locked=True, of=("self",))
-    return free.only("attempt", "batch_id", "stage", "reserved_bytes")
+    return free.only("attempt", "batch_id", "stage", "reserved_bytes", "changed_at")
 
 
 @lru_cache(maxsize=8)
@@ -150,7 +152,8 @@ def _claim_first(
         log_path=log_name(item_id=item.pk, attempt=number), versions=software(),
     )  # fmt: skip
     _count(item.batch_id, State.READY, State.RUNNING)
-    return Claim(item.pk, number, item.batch_id, item.stage, attempt.pk)
+    waited_s = max(0.0, (timezone.now() - item.changed_at).total_seconds())
+    return Claim(item.pk, number, item.batch_id, item.stage, attempt.pk, waited_s)
 
 
 def renew(held: Claim, *, progress: float) -> None:

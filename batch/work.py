@@ -37,7 +37,7 @@ def _outcome(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
     try:
-        run_stage(held, progress)
+        read_bytes = run_stage(held, progress)
     except ContimgError as error:
         log.warning("stage_stopped", code=error.code, detail=str(error))
         return {"code": error.code, "detail": str(error), "permanent": error.permanent}
@@ -50,24 +50,26 @@ def _outcome(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
         log.exception("stage_broke")
         return {"code": UNEXPECTED, "detail": f"{type(error).__name__}: {error}", "permanent": True}
     log.info("stage_done")
-    return {"code": "", "detail": "", "permanent": True}
+    return {"code": "", "detail": "", "permanent": True, "read_bytes": read_bytes}
 
 
-def run_stage(held: Claim, progress: Callable[[float], None]) -> None:
-    """Work, then record in one transaction whose first statement is the fencing update.
+def run_stage(held: Claim, progress: Callable[[float], None]) -> int:
+    """Work, then record in one transaction whose first statement is the fencing update; returns the bytes it read.
 
     Raises what the stage raises; LeaseLost and CancelRequested when the item is no longer this worker's to finish.
     """
     began_s = time.monotonic()
     item = Item.objects.select_related("batch", "group").get(pk=held.item_id)
     job, stage = Job.of(item, progress), stages()[held.stage]
+    read_bytes = 0
     if stage.is_done(job):
         _record_done_before(held, stage, job, began_s)
     else:
-        _do(held, stage, job, began_s)
+        read_bytes = _do(held, stage, job, began_s)
     transitions.settle(held)
     if stage.name == StageName.CALIBRATE:
         release_calibrated()
+    return read_bytes
 
 
 def _record_done_before(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
@@ -82,7 +84,7 @@ def _record_done_before(held: Claim, stage: Stage, job: Job, began_s: float) -> 
         )
 
 
-def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
+def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> int:
     began_cpu_s = _cpu_s()
     inputs = _read_inputs(held, stage, job)
     subject = job.epoch or job.tile
@@ -115,6 +117,7 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> None:
             remove_unnamed(folder, subject=subject)
             raise
         remove_unnamed(folder, subject=subject)
+    return evidence.total_bytes(inputs)
 
 
 def _read_inputs(held: Claim, stage: Stage, job: Job) -> list[evidence.Entry]:

@@ -18,6 +18,24 @@ class Installation(models.Model):
         return str(self.key)
 
 
+class BreakerState(models.Model):
+    """What a process has found of something outside of it (see `contimg.breakers`), for others to see."""
+
+    breaker = models.CharField(max_length=50)
+    process = models.CharField(max_length=150)
+    is_open = models.BooleanField()
+    error = models.CharField(max_length=500, blank=True, help_text="Why it opened.")
+    changed_at = models.DateTimeField()
+    is_asked = models.BooleanField(default=False, help_text="Somebody wants it closed; the process looks each second.")
+
+    class Meta:
+        ordering = ["breaker", "process"]
+        constraints = [models.UniqueConstraint(fields=["breaker", "process"], name="breaker_once_per_process")]
+
+    def __str__(self) -> str:
+        return f"{self.breaker} of {self.process}"
+
+
 class Product(models.Model):
     """A file (or CASA directory) that an engine made, immutable once recorded.
 

@@ -1,4 +1,4 @@
-"""Logs that can be searched: one structured line per event, each with the request it belongs to.
+"""Logs that can be searched: one structured line per event, each with the request it belongs to, and what that cost.
 
 `structlog.get_logger()` and the standard library's loggers end in the same handler and format.
 """
@@ -15,12 +15,16 @@ from contextvars import ContextVar
 from typing import Any
 
 import structlog
+from django.conf import settings
+from django.db import connection
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import SimpleLazyObject
 
 FORMATS = ("console", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 logger = structlog.get_logger("contimg.requests")
+slow_queries = structlog.get_logger("contimg.queries")
 # What is being answered now, for the audit log; None in commands and workers.
 current_request: ContextVar[HttpRequest | None] = ContextVar("current_request", default=None)
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -82,10 +86,13 @@ class WithoutTraceback(logging.Filter):
 
 
 class RequestMiddleware:
-    """Gives every request an id (the caller's own if well-formed) and one line in the log."""
+    """Gives every request an id (the caller's own if well-formed), one line in the log, and a place in the metrics."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        from contimg import metrics  # prometheus_client: not while settings are read
+
         self.get_response = get_response
+        self.count = metrics.count
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
@@ -93,24 +100,56 @@ class RequestMiddleware:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
+        asked = Asked()
         answering = current_request.set(request)
         try:
-            response = self.get_response(request)
+            with connection.execute_wrapper(asked):
+                response = self.get_response(request)
         finally:
             current_request.reset(answering)
+        ms = 1000 * (time.perf_counter() - started)
         response.headers["X-Request-ID"] = request_id
+        self.count(request, n_queries=asked.n)
         logger.log(
-            _level(request.path, response.status_code),
+            _level(request.path, response.status_code, ms),
             "request",
             method=request.method,
             path=request.path,
             status=response.status_code,
-            ms=round(1000 * (time.perf_counter() - started), 1),
+            user=_user_name(request),
+            ms=round(ms, 1),
+            queries=asked.n,
         )
         return response
 
 
-def _level(path: str, status: int) -> int:
+class Asked:
+    """Counts the queries made meanwhile, and names those that took long: the statement, never its values."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        self.n += 1
+        started = time.perf_counter()
+        try:
+            return execute(sql, params, many, context)
+        finally:
+            ms = 1000 * (time.perf_counter() - started)
+            if ms >= settings.CONTIMG_SLOW_QUERY_MS:
+                slow_queries.warning("slow_query", ms=round(ms, 1), sql=sql[:1000])
+
+
+def _user_name(request: HttpRequest) -> str | None:
+    """Of who was asked about while it was answered; asking now would cost a query."""
+    known = vars(request)
+    user = known.get("_cached_user") or known.get("user")
+    return None if user is None or isinstance(user, SimpleLazyObject) else user.get_username() or None
+
+
+def _level(path: str, status: int, ms: float) -> int:
     if status >= 500:
         return logging.ERROR
-    return logging.DEBUG if path.startswith(_PROBES) else logging.INFO
+    if path.startswith(_PROBES):
+        return logging.DEBUG
+    return logging.WARNING if ms >= settings.CONTIMG_SLOW_REQUEST_MS else logging.INFO

@@ -131,7 +131,12 @@ def this_process() -> str:
 
     Machines need host names of their own; containers that share one have process numbers of their own.
     """
-    return f"{socket.gethostname()}.{os.getpid()}.{_begun(os.getpid())}_{_number_space()}"
+    return process_name(os.getpid())
+
+
+def process_name(pid: int) -> str:
+    """Of a process on this machine. Raises FileNotFoundError when it has ended."""
+    return f"{socket.gethostname()}.{pid}.{_begun(pid)}_{_number_space()}"
 
 
 def is_gone(process: str) -> bool:

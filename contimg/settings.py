@@ -209,10 +209,8 @@ if _redis_url := env.str("CONTIMG_REDIS_URL", default=""):
             "CONTIMG_REDIS_URL is set and the Redis client is not installed; "
             "run `pip install --require-hashes -r requirements/prod.txt`."
         )
-    _limits = {"socket_connect_timeout": 0.2, "socket_timeout": 0.5}
-    _cache: dict[str, Any] = {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis_url, "OPTIONS": _limits,
-    }  # fmt: skip
+    _limits = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+    _cache: dict[str, Any] = {"BACKEND": "contimg.redis_cache.Cache", "LOCATION": _redis_url, "OPTIONS": _limits}
 else:
     _cache = {"BACKEND": "contimg.cache.SQLiteCache", "LOCATION": str(VAR_DIR / "cache.sqlite3")}
 CACHES = {"default": {**_cache, "KEY_PREFIX": "contimg"}}
@@ -312,6 +310,10 @@ SPECTACULAR_SETTINGS = {
 # --- logs ----------------------------------------------------------------------------------------------------------
 CONTIMG_LOG_FORMAT = env.str("CONTIMG_LOG_FORMAT", default="console")
 CONTIMG_LOG_LEVEL = env.str("CONTIMG_LOG_LEVEL", default="INFO").upper()
+METRICS_DIR = VAR_DIR / "metrics"
+CONTIMG_SLOW_QUERY_MS = _number("CONTIMG_SLOW_QUERY_MS", 500)
+CONTIMG_SLOW_REQUEST_MS = _number("CONTIMG_SLOW_REQUEST_MS", 2000)
+CONTIMG_WORKER_METRICS = env.str("CONTIMG_WORKER_METRICS", default="")  # host:port; empty: workers are not scraped
 LOGGING = logging_config(log_format=CONTIMG_LOG_FORMAT, level=CONTIMG_LOG_LEVEL)
 
 # --- the pipeline ------------------------------------------------------------------------------------------------

@@ -6,9 +6,15 @@ import os
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
+from contimg.counting import share_counters
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "contimg.settings")
 # Whitenoise warns of a folder that is not there. This one is empty until somebody runs collectstatic, which nobody has
 # to; where it cannot be made the warning is right.
 with contextlib.suppress(OSError):
     settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
+# The web processes are children of the server, and each tells what all of them count. Without a folder each would tell
+# its own, which is better than not to serve.
+with contextlib.suppress(OSError):
+    share_counters(settings.METRICS_DIR, role="web", server_pid=os.getppid())
 application = get_wsgi_application()

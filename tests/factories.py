@@ -14,6 +14,7 @@ from access.models import AuditEntry, Token
 from batch.models import Attempt, Batch, Item, Output, Pause, Worker
 from calibration.models import AntennaFlag, AppliedFlags, AppliedTable, CalibrationTable, Calibrator, FlagTable
 from contimg.mjd import MJD_EPOCH
+from contimg.models import BreakerState
 from contimg.sky import healpix_index
 from images.models import Image, ImageEdge, MosaicTile
 from observations.epochs import HOUR, OVERLAP
@@ -482,6 +483,17 @@ class WorkerFactory(DjangoModelFactory):
     seen_at = factory.LazyFunction(timezone.now)
 
 
+class BreakerStateFactory(DjangoModelFactory):
+    class Meta:
+        model = BreakerState
+
+    breaker = "redis-cache"
+    process = factory.Sequence(lambda n: f"here.{n}.2")
+    is_open = True
+    error = "TimeoutError: no answer"
+    changed_at = factory.LazyFunction(timezone.now)
+
+
 class OutputFactory(DjangoModelFactory):
     class Meta:
         model = Output
@@ -588,4 +600,5 @@ ALL = [
     OutputFactory,
     PauseFactory,
     WorkerFactory,
+    BreakerStateFactory,
 ]

@@ -27,9 +27,11 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.http import HttpResponse, HttpResponseBase
 from django.utils.encoding import force_bytes
+from prometheus_client import Counter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+REUSED = Counter("contimg_answers", "Answers of the API that may be reused, by whether they were.", ["reused"])
 ALWAYS = math.inf
 MOST_BYTES = 64_000_000  # of each process
 _LARGEST_BYTES = 4_000_000
@@ -110,6 +112,7 @@ def reused(request: Request, make: Callable[[], Response], *, for_s: float, audi
     key = (request.build_absolute_uri(), request.accepted_media_type, caller)
     state = _state(for_s)
     kept = _answers.get(key, state)
+    REUSED.labels("yes" if kept else "no").inc()
     if kept is None:
         with _answers.turn(key) as had_to_wait:
             if had_to_wait:

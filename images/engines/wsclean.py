@@ -26,6 +26,7 @@ from images.engines.imager import CleanProgress, CleanResult, Imager, ImagingPar
 from images.engines.weights import briggs_effective_visibilities
 from observations.engines.measurement_set import read_header
 
+VERSION_LIMIT_S = 20.0
 PREFIX, TEMPORARY = "wsclean", "wsclean-temp"
 _THRESHOLD = re.compile(r"global threshold of ([\d.]+) (\S?)Jy")
 _NOISE = re.compile(r"standard deviation of background noise: ([\d.]+) (\S?)Jy")
@@ -42,7 +43,7 @@ class WSCleanImager(Imager):
         self.binary = binary
 
     def versions(self) -> dict[str, str]:
-        return {"wsclean": _wsclean_version(self.binary), "astropy": version("astropy")}
+        return {"wsclean": wsclean_version(self.binary), "astropy": version("astropy")}
 
     def make(
         self,
@@ -90,11 +91,21 @@ class WSCleanImager(Imager):
         return text
 
 
-@functools.lru_cache
-def _wsclean_version(binary: str) -> str:
+def wsclean_version(binary: str) -> str:
+    """Asked of the program once for each time that it is replaced. Raises EngineUnavailable."""
+    found = shutil.which(binary)
+    if found is None:
+        raise _unavailable(binary)
+    return _version_of(found, Path(found).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _version_of(binary: str, replaced_ns: int) -> str:
     try:
-        answer = subprocess.run([binary, "-version"], capture_output=True, text=True, check=False)  # noqa: S603
-    except OSError as error:
+        answer = subprocess.run(  # noqa: S603
+            [binary, "-version"], capture_output=True, text=True, check=False, timeout=VERSION_LIMIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise _unavailable(binary) from error
     found = _VERSION.search(answer.stdout)
     if not found:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import psutil
 import pytest
 from django.db import connection, transaction
+from prometheus_client import REGISTRY
 
 from batch import transitions
 from batch.executor import LOG_LIMIT_BYTES, Executor
 from batch.logs import log_path_of
 from batch.models import Attempt, Item, State
 from batch.services import cancel_batch, create_batch, retry_item
+from batch.stages import stages as executor_stages
 from batch.sweeper import Sweeper
 from batch.transitions import LeaseLost
+from contimg.exceptions import EngineUnavailable
+from contimg.models import BreakerState
 from contimg.products import database_tag, products_root, work_folders
 from observations.models import MeasurementSet, SubbandGroup
 from observations.services import index_subbands
@@ -149,8 +154,9 @@ def test_a_process_that_ends_badly_after_its_success_was_recorded_leaves_no_trac
     assert (attempt.outcome, attempt.exit_code, attempt.signal, attempt.error_code) == ("done", 0, "", "")
 
 
-def test_what_may_pass_is_tried_again_after_a_pause_that_doubles_and_then_quarantined(executor, settings):
+def test_what_may_pass_is_tried_again_after_a_pause_that_doubles_and_then_quarantined(executor, settings, monkeypatch):
     settings.CONTIMG_MAX_TRIES = 3
+    monkeypatch.setattr("batch.executor.ENGINE_RESTS_S", 0)
     (item,) = asked()
     behave(item.group, "unavailable")
     waits = []
@@ -166,6 +172,53 @@ def test_what_may_pass_is_tried_again_after_a_pause_that_doubles_and_then_quaran
     retry_item(item=item)
     run_all(executor)
     assert recorded(item) == 1
+
+
+def test_a_stage_whose_engine_is_missing_is_left_alone_and_the_others_go_on(executor, monkeypatch):
+    """Two items find it out; the third keeps its tries, and is claimed when the engine itself says that it is back."""
+    away = [*asked(3)]
+    (other,) = asked(stage="image")
+    for item in away:
+        behave(item.group, "unavailable")
+    engine = {"is_there": False}
+
+    def try_engine():
+        if not engine["is_there"]:
+            raise EngineUnavailable("The engine is not there.")
+
+    table = {name: replace(stage, try_engine=try_engine) for name, stage in executor_stages().items()}
+    monkeypatch.setattr("batch.executor.stages", lambda: table)
+    while executor.run_next():
+        pass
+    assert [Item.objects.get(pk=item.pk).attempt for item in away] == [1, 1, 0]
+    assert Item.objects.get(pk=other.pk).state == "done"
+    row = BreakerState.objects.get(breaker="engine-convert")
+    assert (row.is_open, "EngineUnavailable" in row.error) == (True, True)
+
+    monkeypatch.setattr(executor._engines["convert"], "rests_s", 0)
+    assert not executor.run_next()  # tried, and still away: no item was asked
+    assert Item.objects.get(pk=away[2].pk).attempt == 0
+    engine["is_there"] = True
+    for item in away:
+        behave(item.group, "sleep 0")
+    Item.objects.update(not_before=None)
+    run_all(executor)
+    assert set(Item.objects.values_list("state", flat=True)) == {"done"}
+    assert not BreakerState.objects.get(breaker="engine-convert").is_open
+
+
+def test_what_ended_is_counted_by_stage_with_its_time_and_bytes(executor):
+    def counted(name, **labels):
+        return REGISTRY.get_sample_value(name, labels) or 0
+
+    before = counted("contimg_items_total", stage="convert", state="done")
+    waited = counted("contimg_stage_wait_seconds_count", stage="convert")
+    ran = counted("contimg_stage_seconds_count", stage="convert")
+    asked(2)
+    run_all(executor)
+    assert counted("contimg_items_total", stage="convert", state="done") - before == 2
+    assert counted("contimg_stage_wait_seconds_count", stage="convert") - waited == 2
+    assert counted("contimg_stage_seconds_count", stage="convert") - ran == 2
 
 
 @pytest.mark.parametrize(("how", "ending"), [("die", "SIGKILL"), ("exit", "exit status 0")])

@@ -4,12 +4,22 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from datetime import timedelta
 
 import pytest
+from django.core.management import call_command
+from django.utils import timezone
 from health_check.base import HealthCheck
 from health_check.exceptions import ServiceWarning
 
-from contimg import health
+from batch.models import Item
+from contimg import diagnoses, health
+from contimg.models import BreakerState
+from contimg.products import this_process
+from tests.factories import ItemFactory, MeasurementSetFactory, WorkerFactory
+
+pytest_plugins = ["tests.batch.installation"]
 
 
 @pytest.fixture
@@ -27,10 +37,11 @@ def test_it_is_ready_when_everything_answers(client, path):
     response = client.get(path)
     assert response.status_code == 200
     body = response.json()
-    assert body["status"] == "ok"
+    expected = [*diagnoses.READY, *(diagnoses.DEGRADED if path == "/health/" else ())]
     assert {name: check["status"] for name, check in body["checks"].items()} == {
-        "Database": "ok", "Migrations": "ok", "ProductsRoot": "ok",
-    }  # fmt: skip
+        check.__name__: "ok" for check in expected
+    }
+    assert body["status"] == "ok"
     assert "no-cache" in response.headers["Cache-Control"]
 
 
@@ -47,7 +58,7 @@ def test_it_is_not_ready_when_products_cannot_be_written(client, settings, produ
 
 @pytest.mark.django_db
 def test_it_is_not_ready_when_a_migration_is_missing(client, monkeypatch):
-    monkeypatch.setattr(health, "_on_disk", lambda: {("images", "9999_not_yet")})
+    monkeypatch.setattr(diagnoses, "_on_disk", lambda: {("images", "9999_not_yet")})
     response = client.get("/health/ready")
     assert response.status_code == 503
     assert "migrate" in response.json()["checks"]["Migrations"]["detail"]
@@ -91,7 +102,7 @@ class Broken(HealthCheck):
 
 @pytest.mark.django_db
 def test_a_warning_is_said_and_not_failed(client, monkeypatch):
-    monkeypatch.setattr(health.Health, "checks", [*health.READY_CHECKS, Slow])
+    monkeypatch.setattr(health.Health, "checks", [*diagnoses.READY, Slow])
     response = client.get("/health/ready")
     assert response.status_code == 200
     assert response.json()["status"] == "warning"
@@ -99,11 +110,93 @@ def test_a_warning_is_said_and_not_failed(client, monkeypatch):
 
 
 @pytest.mark.django_db
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_check_that_breaks_is_a_503_that_shows_nothing(client, monkeypatch):
     monkeypatch.setattr(health.Health, "checks", [Broken])
     response = client.get("/health/ready")
     assert response.status_code == 503
     assert "secret" not in response.content.decode()
+
+
+@pytest.mark.django_db
+def test_a_check_that_hangs_is_told_in_its_time_and_not_begun_again(client, monkeypatch):
+    go_on = threading.Event()
+    began = []
+
+    class Hanging(HealthCheck):
+        timeout = timedelta(seconds=-0.9)  # the library adds a second
+
+        def run(self):
+            began.append(self)
+            go_on.wait(20)
+
+    monkeypatch.setattr(health.Health, "checks", [Hanging])
+    first, second = client.get("/health/ready").json(), client.get("/health/ready").json()
+    go_on.set()
+    assert "Timed out" in first["checks"]["Hanging"]["detail"]
+    assert "still hangs" in second["checks"]["Hanging"]["detail"]
+    assert len(began) == 1
+
+
+def told(client, name):
+    answer = client.get("/health/")
+    assert answer.status_code == 200
+    return answer.json()["checks"][name]
+
+
+@pytest.mark.usefixtures("installation")
+class TestFindings:
+    """Each says what is wrong and what to do, and none of them keeps the service from serving."""
+
+    def test_work_that_nobody_does(self, client):
+        ItemFactory(state="ready")
+        assert "start `manage.py worker`" in told(client, "Workers")["detail"]
+        Item.objects.update(changed_at=timezone.now() - timedelta(hours=3))
+        assert "ready for 3.0 h" in told(client, "Queue")["detail"]
+
+    def test_a_host_that_fell_silent(self, client):
+        WorkerFactory(host="corr03", seen_at=timezone.now() - timedelta(minutes=5), n_processes=2, stopped_at=None)
+        found = told(client, "Workers")
+        assert "corr03" in found["detail"]
+        assert found["figures"]["silent_hosts"] == ["corr03"]
+
+    def test_a_clock_that_was_set_back(self, client):
+        WorkerFactory(seen_at=timezone.now() + timedelta(hours=1))
+        assert "a clock was set back" in told(client, "Clock")["detail"]
+
+    def test_no_catalogue(self, client):
+        MeasurementSetFactory()
+        assert "manage.py import_catalogue" in told(client, "Catalogue")["detail"]
+
+    def test_an_engine_that_is_missing(self, client, settings):
+        settings.CONTIMG_STAGES = "batch.stages.STAGES"
+        settings.CONTIMG_IMAGER, settings.CONTIMG_WSCLEAN_BINARY = "wsclean", "/nowhere/wsclean"
+        assert "install the Debian package" in told(client, "Engines")["detail"]
+
+    def test_a_full_disk(self, client, monkeypatch):
+        monkeypatch.setattr(diagnoses, "DISK_RESERVE_BYTES", 1e18)
+        assert "make room" in told(client, "Disk")["detail"]
+
+    def test_a_breaker_of_a_process_that_lives(self, client):
+        BreakerState.objects.create(
+            breaker="broker", process=this_process(), is_open=True, error="no", changed_at=timezone.now()
+        )
+        assert "broker" in told(client, "Breakers")["detail"]
+        BreakerState.objects.update(process=this_process().replace(f".{os.getpid()}.", ".4194304."))
+        assert told(client, "Breakers")["status"] == "ok"
+
+
+@pytest.mark.usefixtures("installation")
+def test_the_doctor_says_each_finding_and_ends_with_1_when_there_is_one(capsys):
+    call_command("doctor")
+    assert "Migrations" in capsys.readouterr().out
+    ItemFactory(state="ready")
+    with pytest.raises(SystemExit, match="1"):
+        call_command("doctor")
+    assert "start `manage.py worker`" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        call_command("doctor", "--json")
+    assert json.loads(capsys.readouterr().out)["checks"]["Workers"]["status"] == "warning"
 
 
 @pytest.mark.django_db

@@ -1,0 +1,32 @@
+"""Django's Redis cache behind a breaker: while Redis does not answer it is asked now and then, not by every request."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from redis import Redis
+from redis.exceptions import ConnectionError, TimeoutError
+
+from contimg.breakers import Breaker
+
+BREAKER = Breaker("redis-cache", unavailable=(ConnectionError, TimeoutError, OSError))
+
+
+class Guarded(Redis):
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Raises BreakerOpen, which is one of `contimg.cache.UNAVAILABLE`."""
+        return BREAKER.call(partial(super().execute_command, *args, **options))
+
+
+class Client(RedisCacheClient):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._client = Guarded
+
+
+class Cache(RedisCache):
+    def __init__(self, server: Any, params: dict[str, Any]) -> None:
+        super().__init__(server, params)
+        self._class = Client
