@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +33,7 @@ from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
 from calibration.services import WaitingForCalibration
+from contimg import tracing
 from contimg.breakers import Breaker
 from contimg.counting import FOLDER_SETTING
 from contimg.exceptions import DiskFull, EngineUnavailable
@@ -102,16 +103,21 @@ class Executor:
         if held is None:
             return False
         structlog.contextvars.bind_contextvars(item=held.item_id, attempt=held.attempt, stage=held.stage)
-        began = time.monotonic()
+        metrics.WAIT_SECONDS.labels(held.stage).observe(held.waited_s)
         try:
-            metrics.WAIT_SECONDS.labels(held.stage).observe(held.waited_s)
-            is_done = self._run(held)
-            ended = Item.objects.values_list("state", "error_code")
-            state, code = (State.DONE, "") if is_done else ended.get(pk=held.item_id)
-            self._count(held, state, code, seconds=time.monotonic() - began)
+            with _traced(held):
+                self._run_claimed(replace(held, traceparent=tracing.traceparent()))
         finally:
-            structlog.contextvars.unbind_contextvars("item", "attempt", "stage", "subject")
+            structlog.contextvars.unbind_contextvars("item", "attempt", "stage", "subject", "trace_id")
         return True
+
+    def _run_claimed(self, held: Claim) -> None:
+        began = time.monotonic()
+        is_done = self._run(held)
+        ended = Item.objects.values_list("state", "error_code")
+        state, code = (State.DONE, "") if is_done else ended.get(pk=held.item_id)
+        tracing.note(facts={"state": state, "code": code})
+        self._count(held, state, code, seconds=time.monotonic() - began)
 
     def _count(self, held: Claim, state: str, code: str, *, seconds: float) -> None:
         if self.logs_endings:
@@ -328,6 +334,20 @@ class Executor:
         self.close()
         transitions.note(held, exit_code=code, signal=signal.Signals(-code).name if code < 0 else "", **spent)
         return code
+
+
+@contextlib.contextmanager
+def _traced(held: Claim) -> Iterator[None]:
+    """The item's span, under or linked to the one that made its batch; and, in it, how long it waited."""
+    if not tracing.is_on():
+        yield
+        return
+    made_by, n_items = Batch.objects.values_list("traceparent", "n_total").get(pk=held.batch_id)
+    origin = {"parent" if n_items == 1 else "link": made_by} if made_by else {}
+    facts = {"item": held.item_id, "batch": held.batch_id, "attempt": held.attempt, "stage": held.stage}
+    with tracing.span(f"item {held.stage}", **origin, facts=facts):
+        tracing.past("wait", seconds=held.waited_s, facts={"courier": settings.CONTIMG_COURIER})
+        yield
 
 
 def _is_back(stage: str, breaker: Breaker) -> bool:

@@ -22,6 +22,7 @@ from batch.models import SUBJECT_COLUMNS, UNFINISHED, Batch, Item, Pause, StageN
 from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
+from contimg import tracing
 from contimg.bulk import insert_like, listed
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.models import BreakerState
@@ -177,7 +178,8 @@ def create_batch(
         request_digest=asked, query=query, run_by=run_by,
     )  # fmt: skip
     try:
-        with transaction.atomic():
+        with tracing.span("enqueue", facts={"stage": stage}), transaction.atomic():
+            batch.traceparent = tracing.traceparent()
             _insert(batch, links, chosen)
             audit(action="batch.create", subject=batch, details={"stage": stage, "items": batch.n_total})
             couriers.ring()

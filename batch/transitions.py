@@ -63,6 +63,7 @@ class Claim:
     stage: str
     attempt_id: int
     waited_s: float = 0.0  # since it became ready
+    traceparent: str = ""
 
 
 def in_seconds(seconds: float) -> ExpressionWrapper:

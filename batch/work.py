@@ -18,6 +18,7 @@ from batch.software import software
 from batch.stages import Job, Stage, StageNotReady, stages
 from batch.sweeper import products_of, release_calibrated, remove_unnamed, work_owner
 from batch.transitions import Claim
+from contimg import tracing
 from contimg.exceptions import ContimgError
 from contimg.products import make_durable, note, workspace
 
@@ -91,13 +92,14 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> int:
     with workspace(work_owner(held)) as folder:
         since_ns = folder.stat().st_mtime_ns
         before = _recorded(stage, job)
-        record = stage.work(job, folder)
+        with tracing.span(f"work {stage.engine() or stage.name}", parent=held.traceparent, facts={"stage": stage.name}):
+            record = stage.work(job, folder)
         job.progress(0.95)
         make_durable(folder)
         if subject is not None:
             note(folder, products_of(subject))
         try:
-            with transaction.atomic():
+            with tracing.span("record", parent=held.traceparent), transaction.atomic():
                 transitions.finish(held)
                 record()
                 rows = _recorded(stage, job)

@@ -60,6 +60,7 @@ RANGES = [
     Range("CONTIMG_DRAIN_S", 0, 86_400, "how long a worker that is stopped may finish its item, in seconds"),
     Range("CONTIMG_SLOW_QUERY_MS", 1, 1e6, "from how many milliseconds on a database query is logged"),
     Range("CONTIMG_SLOW_REQUEST_MS", 1, 1e6, "from how many milliseconds on a request is a warning in the log"),
+    Range("CONTIMG_TRACE_SHARE", 0, 1, "which share of the requests that only read is traced"),
     Range("CONTIMG_MAX_TRIES", 1, 1000, "how often an item is tried before it is quarantined"),
     Range("CONTIMG_MAX_KILLS", 1, 1000, "how many workers an item may take with it before it is quarantined"),
 ]

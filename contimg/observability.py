@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,6 +22,7 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 FORMATS = ("console", "json")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -89,10 +92,10 @@ class RequestMiddleware:
     """Gives every request an id (the caller's own if well-formed), one line in the log, and a place in the metrics."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
-        from contimg import metrics  # prometheus_client: not while settings are read
+        from contimg import metrics, tracing  # which load what has to wait until the settings are read
 
         self.get_response = get_response
-        self.count = metrics.count
+        self.count, self.span, self.note = metrics.count, tracing.span, tracing.note
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
@@ -103,8 +106,9 @@ class RequestMiddleware:
         asked = Asked()
         answering = current_request.set(request)
         try:
-            with connection.execute_wrapper(asked):
+            with connection.execute_wrapper(asked), self._traced(request):
                 response = self.get_response(request)
+                self.note(_route(request), {"http.response.status_code": response.status_code})
         finally:
             current_request.reset(answering)
         ms = 1000 * (time.perf_counter() - started)
@@ -122,6 +126,14 @@ class RequestMiddleware:
         )
         return response
 
+    def _traced(self, request: HttpRequest) -> AbstractContextManager[None]:
+        """All that change something, and what somebody traces already; a share of those that only read."""
+        is_read = request.method in SAFE_METHODS and "traceparent" not in request.headers
+        if is_read and (request.path.startswith(_PROBES) or random.random() >= settings.CONTIMG_TRACE_SHARE):  # noqa: S311
+            return nullcontext()
+        facts = {"http.request.method": request.method, "url.path": request.path}
+        return self.span(f"{request.method}", parent=request.headers.get("traceparent", ""), facts=facts)
+
 
 class Asked:
     """Counts the queries made meanwhile, and names those that took long: the statement, never its values."""
@@ -138,6 +150,10 @@ class Asked:
             ms = 1000 * (time.perf_counter() - started)
             if ms >= settings.CONTIMG_SLOW_QUERY_MS:
                 slow_queries.warning("slow_query", ms=round(ms, 1), sql=sql[:1000])
+
+
+def _route(request: HttpRequest) -> str:
+    return f"{request.method} {request.resolver_match.view_name}" if request.resolver_match else ""
 
 
 def _user_name(request: HttpRequest) -> str | None:

@@ -313,6 +313,16 @@ CONTIMG_LOG_LEVEL = env.str("CONTIMG_LOG_LEVEL", default="INFO").upper()
 METRICS_DIR = VAR_DIR / "metrics"
 CONTIMG_SLOW_QUERY_MS = _number("CONTIMG_SLOW_QUERY_MS", 500)
 CONTIMG_SLOW_REQUEST_MS = _number("CONTIMG_SLOW_REQUEST_MS", 2000)
+# A collector's address, as http://127.0.0.1:4318 (OTLP over HTTP); empty: nothing is traced, and nothing loaded for it.
+CONTIMG_OTLP_ENDPOINT = env.str("CONTIMG_OTLP_ENDPOINT", default="")
+if CONTIMG_OTLP_ENDPOINT and not CONTIMG_OTLP_ENDPOINT.startswith(("http://", "https://")):
+    raise ImproperlyConfigured("CONTIMG_OTLP_ENDPOINT must begin with http:// or https://, and go on with a host.")
+if CONTIMG_OTLP_ENDPOINT and importlib.util.find_spec("opentelemetry") is None:
+    raise ImproperlyConfigured(
+        "CONTIMG_OTLP_ENDPOINT is set and OpenTelemetry is not installed; "
+        "run `pip install --require-hashes -r requirements/prod.txt`."
+    )
+CONTIMG_TRACE_SHARE = _number("CONTIMG_TRACE_SHARE", 0.1)
 CONTIMG_WORKER_METRICS = env.str("CONTIMG_WORKER_METRICS", default="")  # host:port; empty: workers are not scraped
 LOGGING = logging_config(log_format=CONTIMG_LOG_FORMAT, level=CONTIMG_LOG_LEVEL)
 

@@ -38,6 +38,7 @@ EDGES = [
     ("CONTIMG_DRAIN_S", [0.0], [-1.0]),
     ("CONTIMG_SLOW_QUERY_MS", [1.0, 1e6], [0.0, 1e6 + 1]),
     ("CONTIMG_SLOW_REQUEST_MS", [1.0, 1e6], [0.0, 1e6 + 1]),
+    ("CONTIMG_TRACE_SHARE", [0.0, 1.0], [-0.1, 1.1]),
     ("CONTIMG_MAX_TRIES", [1, 1000], [0, 1001]),
     ("CONTIMG_MAX_KILLS", [1, 1000], [0, 1001]),
 ]
