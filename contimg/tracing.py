@@ -1,6 +1,6 @@
 """Traces for who has a collector: spans by hand, where work passes from one process to the next.
 
-Without CONTIMG_OTLP_ENDPOINT we import nothing of OpenTelemetry. The automatic instrumentation of Django would cost 200 us
+Without CONTIMG_OTLP_ENDPOINT we import nothing of OpenTelemetry. Its instrumentation of Django would cost 200 us
 a request, and go no further than the queue.
 
     request -> enqueue          the trace of the request
