@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -16,6 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
+from tqdm import tqdm
 
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.intervals import EARLIEST, LATEST
@@ -53,6 +55,13 @@ def utc_time(text: str) -> datetime:
     if not EARLIEST <= time <= LATEST:
         raise ArgumentTypeError(f"{text!r} is not from {EARLIEST.year} to {LATEST.year}")
     return time
+
+
+def positive(text: str) -> int:
+    """The type of an option: a whole number from 1 on."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
 
 
 def not_empty(text: str) -> str:
@@ -138,12 +147,34 @@ def _refuse_what_is_no_text(values: Iterable[Any]) -> None:
 
 def _refuse_unmigrated() -> None:
     """Raises NotMigrated."""
-    connection = connections[DEFAULT_DB_ALIAS]
+    with unreachable_database_named():
+        executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        raise NotMigrated("The database is not up to date with this version; run `manage.py migrate` first.")
+
+
+@contextmanager
+def unreachable_database_named() -> Iterator[None]:
+    """For what is first asked of the database."""
     try:
-        executor = MigrationExecutor(connection)
+        yield
     except OperationalError as error:
         raise CommandError(
             "The database does not answer; see that it runs and that DATABASE_URL is right. [database_unavailable]"
         ) from error
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise NotMigrated("The database is not up to date with this version; run `manage.py migrate` first.")
+
+
+class StepBar:
+    """A bar on a terminal for each step of a work that tells how far it is: `bar("Copying", 3, 10)`."""
+
+    def __init__(self) -> None:
+        self._step, self._bar = "", tqdm(disable=True)
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            self.close()
+            self._step, self._bar = step, tqdm(desc=step, total=total, disable=None, leave=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()

@@ -232,7 +232,7 @@ def publish(source: Path, destination: str) -> str:
     _sync(source)
     note(_work_folder_of(source), [str(relative)])
     os.rename(source, target)
-    _sync_one(target.parent)
+    sync_one(target.parent)
     return str(relative)
 
 
@@ -241,11 +241,11 @@ def write_whole(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        _sync_one(temporary)
+        sync_one(temporary)
         os.rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_one(path.parent)
+    sync_one(path.parent)
 
 
 def make_durable(folder: Path) -> None:
@@ -268,13 +268,13 @@ def _sync(path: Path) -> None:
     if path.is_dir():
         for folder, _, files in os.walk(path):
             for name in files:
-                _sync_one(Path(folder, name))
-            _sync_one(Path(folder))
+                sync_one(Path(folder, name))
+            sync_one(Path(folder))
     else:
-        _sync_one(path)
+        sync_one(path)
 
 
-def _sync_one(path: Path) -> None:
+def sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

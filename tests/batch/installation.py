@@ -122,7 +122,7 @@ def _postgres(name: str) -> str:
     return f"{POSTGRES.rpartition('/')[0]}/{name}"
 
 
-def _run_sql(statement: str) -> None:
+def run_sql(statement: str) -> None:
     import psycopg
 
     with psycopg.connect(
@@ -166,7 +166,7 @@ def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], s
         if engine not in made:
             if engine == "postgres":
                 try:
-                    _run_sql(f"CREATE DATABASE {name}")
+                    run_sql(f"CREATE DATABASE {name}")
                 except Exception as error:  # noqa: BLE001 - whatever the driver says, there is no server to test on
                     skip_or_fail(f"SKIPPED: no PostgreSQL server answers ({error}).")
                 url = _postgres(name)
@@ -179,7 +179,7 @@ def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], s
 
     yield of
     if "postgres" in made:
-        _run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+        run_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -197,8 +197,8 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
                 url = engine
             elif engine == "postgres":
                 name = f"contimg_{uuid.uuid4().hex[:8]}"
-                _run_sql(f"CREATE DATABASE {name} TEMPLATE {templates(engine).rpartition('/')[2]}")
-                stack.callback(_run_sql, f"DROP DATABASE {name} WITH (FORCE)")
+                run_sql(f"CREATE DATABASE {name} TEMPLATE {templates(engine).rpartition('/')[2]}")
+                stack.callback(run_sql, f"DROP DATABASE {name} WITH (FORCE)")
                 url = _postgres(name)
             else:
                 url = f"sqlite:///{folder / 'contimg.sqlite3'}"

@@ -4,8 +4,7 @@ rests on it. Nothing is changed."""
 from __future__ import annotations
 
 import json
-import re
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +13,7 @@ from django.core.management.base import CommandError
 from django.utils import timezone
 from tqdm import tqdm
 
-from contimg.commands import ContimgCommand, utc_time
+from contimg.commands import ContimgCommand, positive, utc_time
 from provenance.verifying import Fault, Kind, Scope, Verified, verify
 
 
@@ -26,9 +25,9 @@ class Command(ContimgCommand):
             "--kind", action="append", dest="kinds", choices=Kind.values, help="only these; may be given repeatedly"
         )
         parser.add_argument("--since", type=utc_time, metavar="DATE", help="only what was recorded since (UTC)")
-        parser.add_argument("--limit", type=_positive, metavar="N", help="at most so many, the newest first")
+        parser.add_argument("--limit", type=positive, metavar="N", help="at most so many, the newest first")
         parser.add_argument(
-            "--weeks", type=_positive, default=1, metavar="N",
+            "--weeks", type=positive, default=1, metavar="N",
             help="an Nth of them, another one each week: run weekly, it reads all of them in N weeks",
         )  # fmt: skip
         parser.add_argument("--json", action="store_true", dest="as_json", help="print the result as JSON")
@@ -75,9 +74,3 @@ def _line(fault: Fault) -> str:
 
 def _as_dict(fault: Fault) -> dict[str, Any]:
     return {**asdict(fault), "consequence": str(fault.consequences)}
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
