@@ -102,11 +102,17 @@ def _disk(now: datetime) -> dict[str, Any]:
     if not root.is_dir():
         return {"free_bytes": None, "hours": None}
     free = psutil.disk_usage(str(root)).free
-    made = [
-        model._default_manager.filter(created_at__gte=now - DAY).aggregate(n=Sum("size_bytes"))["n"] or 0
+    made = bytes_made(since=now - DAY)
+    return {"free_bytes": free, "hours": 24 * free / made if made else None}
+
+
+def bytes_made(*, since: datetime) -> int:
+    """Measurement sets and images, which are nearly all of it."""
+    made = (
+        model._default_manager.filter(created_at__gte=since).aggregate(n=Sum("size_bytes"))["n"]
         for model in (MeasurementSet, Image)
-    ]
-    return {"free_bytes": free, "hours": 24 * free / sum(made) if sum(made) else None}
+    )
+    return sum(filter(None, made))
 
 
 def _last_calibration() -> dict[str, Any] | None:

@@ -165,12 +165,15 @@ def unreachable_database_named() -> Iterator[None]:
 
 
 class StepBar:
-    """A bar on a terminal for each step of a work that tells how far it is: `bar("Copying", 3, 10)`."""
+    """A bar on a terminal for each step of a work that tells how far it is: `bar("Copying", 3, 10)`.
+
+    Without a total it counts.
+    """
 
     def __init__(self) -> None:
         self._step, self._bar = "", tqdm(disable=True)
 
-    def __call__(self, step: str, done: int, total: int) -> None:
+    def __call__(self, step: str, done: int, total: int | None = None) -> None:
         if step != self._step:
             self.close()
             self._step, self._bar = step, tqdm(desc=step, total=total, disable=None, leave=False)

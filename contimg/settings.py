@@ -348,6 +348,12 @@ CONTIMG_SPECTRAL_INDEX = _number("CONTIMG_SPECTRAL_INDEX", -0.7)
 # --- files over HTTP -----------------------------------------------------------------------------------------------
 CONTIMG_RENDITIONS_MB = _number("CONTIMG_RENDITIONS_MB", 500)
 
+# --- keeping, in days; 0 is for ever -------------------------------------------------------------------------------
+CONTIMG_KEEP_LOGS_DAYS = _number("CONTIMG_KEEP_LOGS_DAYS", 0)
+CONTIMG_KEEP_SUPERSEDED_DAYS = _number("CONTIMG_KEEP_SUPERSEDED_DAYS", 0)
+CONTIMG_KEEP_RAW_SETS_DAYS = _number("CONTIMG_KEEP_RAW_SETS_DAYS", 0)
+CONTIMG_KEEP_RESIDUALS_DAYS = _number("CONTIMG_KEEP_RESIDUALS_DAYS", 0)
+
 # --- work ----------------------------------------------------------------------------------------------------------
 CONTIMG_STAGES = "batch.stages.STAGES"
 CONTIMG_LOG_DIR = BASE_DIR / env.str("CONTIMG_LOG_DIR", default=str(VAR_DIR / "logs"))

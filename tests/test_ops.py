@@ -23,6 +23,7 @@ COMMANDS = {
     "drift": "qa",
     "verify": "provenance",
     "backup": "provenance",
+    "retention": "batch",
     "migrate": "django.core",
 }
 
@@ -54,7 +55,7 @@ def test_each_line_starts_a_command_with_options_it_knows(line):
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_units_that_run_stages_are_stopped_by_their_supervisor_in_time(unit):
-    if unit.stem in ("contimg-web", "contimg-verify", "contimg-report", "contimg-backup"):
+    if unit.stem in ("contimg-web", "contimg-verify", "contimg-report", "contimg-backup", "contimg-retention"):
         return
     assert values(unit, "KillMode") == ["mixed"], "TERM to all would end stages that may finish"
     assert int(values(unit, "TimeoutStopSec")[0]) > settings.CONTIMG_DRAIN_S + 10
