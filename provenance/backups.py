@@ -173,7 +173,7 @@ def _list_products(path: Path, told: Told) -> int:
 def _products() -> Iterator[list[tuple[Any, ...]]]:
     """The files of each product, by no other columns than these: the database may be of an older contimg."""
     for model in (MeasurementSet, FlagTable, CalibrationTable):
-        kind = model._meta.model_name
+        kind = str(model._meta.verbose_name).replace(" ", "_")
         rows = model._default_manager.order_by("pk").values_list("pk", "path", "size_bytes", "checksum")
         for pk, *facts in rows.iterator(ROWS_AT_ONCE):
             yield [(kind, pk, "", *facts)]
@@ -218,7 +218,7 @@ def _evidence(images: list[int]) -> dict[str, tuple[int, str]]:
 def _unfinished(folder: Path) -> Iterator[Path]:
     """A folder whose name says which process writes it, gone at the end unless it was renamed."""
     path = folder / f".contimg-{this_process()}"
-    path.mkdir()
+    path.mkdir(mode=0o700)  # it has password hashes and sessions
     try:
         yield path
     finally:

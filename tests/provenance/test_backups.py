@@ -118,6 +118,7 @@ def test_a_destroyed_service_is_restored_to_the_same(installation, tmp_path):
         "products.csv",
         *read_backup(path).manifest.files,
     }
+    assert path.stat().st_mode & 0o077 == 0, "others of the machine read no password hashes"
 
     destroy(installation.database_url)
     told = restored(path)

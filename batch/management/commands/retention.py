@@ -4,6 +4,7 @@ stays; delete it with --delete."""
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -64,10 +65,11 @@ class Command(ContimgCommand):
 
 
 def _by_reason(found: Iterable[Candidate]) -> dict[str, list[Candidate]]:
+    """Whether 59 or 60 fluxes were measured in it is the same reason."""
     reasons = defaultdict(list)
     for one in found:
         if one.why_kept:
-            reasons[one.why_kept].append(one)
+            reasons[re.sub(r"\b\d+ (?!days)", "", one.why_kept)].append(one)
     return reasons
 
 
