@@ -2,8 +2,12 @@
 
 from django.db import migrations, models
 
+from contimg.online_indexes import AddIndexOnline, RemoveIndexOnline
+
 
 class Migration(migrations.Migration):
+    atomic = False
+
     dependencies = [
         ("batch", "0007_verdicts"),
         ("images", "0007_not_from_itself"),
@@ -11,11 +15,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RemoveIndex(
+        RemoveIndexOnline(
             model_name="item",
             name="item_claimable",
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name="item",
             index=models.Index(
                 condition=models.Q(("state", "ready")), fields=["state", "-priority", "id"], name="item_claimable"

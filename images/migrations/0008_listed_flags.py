@@ -2,8 +2,11 @@
 
 from django.db import migrations, models
 
+from contimg.online_indexes import AddIndexOnline, RemoveIndexOnline
+
 
 class Migration(migrations.Migration):
+    atomic = False
 
     dependencies = [
         ('images', '0007_not_from_itself'),
@@ -11,27 +14,27 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.RemoveIndex(
+        RemoveIndexOnline(
             model_name='image',
             name='image_suspect',
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='image',
             index=models.Index(condition=models.Q(('is_suspect', True)), fields=['observed_at', 'id'], name='image_suspect'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='image',
             index=models.Index(condition=models.Q(('is_lenient', True)), fields=['observed_at', 'id'], name='image_lenient'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='image',
             index=models.Index(condition=models.Q(('is_disputed', True)), fields=['observed_at', 'id'], name='image_disputed'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='image',
             index=models.Index(condition=models.Q(('is_current', False)), fields=['observed_at', 'id'], name='image_older'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='image',
             index=models.Index(condition=models.Q(('is_primary_beam_corrected', False)), fields=['observed_at', 'id'], name='image_uncorrected'),
         ),

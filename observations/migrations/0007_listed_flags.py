@@ -2,39 +2,42 @@
 
 from django.db import migrations, models
 
+from contimg.online_indexes import AddIndexOnline, RemoveIndexOnline
+
 
 class Migration(migrations.Migration):
+    atomic = False
 
     dependencies = [
         ('observations', '0006_not_from_itself'),
     ]
 
     operations = [
-        migrations.RemoveIndex(
+        RemoveIndexOnline(
             model_name='measurementset',
             name='ms_suspect',
         ),
-        migrations.RemoveIndex(
+        RemoveIndexOnline(
             model_name='subbandgroup',
             name='group_suspect',
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='measurementset',
             index=models.Index(condition=models.Q(('is_suspect', True)), fields=['observed_at', 'id'], name='ms_suspect'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='measurementset',
             index=models.Index(condition=models.Q(('is_lenient', True)), fields=['observed_at', 'id'], name='ms_lenient'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='measurementset',
             index=models.Index(condition=models.Q(('is_current', False)), fields=['observed_at', 'id'], name='ms_older'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='subbandgroup',
             index=models.Index(condition=models.Q(('is_suspect', True)), fields=['observed_at', 'id'], name='group_suspect'),
         ),
-        migrations.AddIndex(
+        AddIndexOnline(
             model_name='subbandgroup',
             index=models.Index(condition=models.Q(('is_complete', False)), fields=['observed_at', 'id'], name='group_incomplete'),
         ),
