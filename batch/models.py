@@ -81,8 +81,9 @@ class Batch(models.Model):
         max_length=100, blank=True, help_text="The process that made it to run it itself; empty: it is for any worker."
     )
     traceparent = models.CharField(
-        max_length=60, blank=True, help_text="The span that made it, as W3C Trace Context has it; empty: not traced."
-    )
+        max_length=60, blank=True, default="", db_default="",
+        help_text="The span that made it, as W3C Trace Context has it; empty: not traced.",
+    )  # fmt: skip
     n_waiting = models.PositiveIntegerField(default=0)
     n_ready = models.PositiveIntegerField(default=0)
     n_running = models.PositiveIntegerField(default=0)

@@ -18,6 +18,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 VARIANTS = {"without": "", "with": "", "with tracing": "0.1", "all traced": "1"}  # and the share that is traced
 OURS = ("RequestMiddleware", "PrometheusBeforeMiddleware", "PrometheusAfterMiddleware")
@@ -75,13 +76,13 @@ def cpu_us(variant: str, n_requests: int) -> float:
     from django.test import RequestFactory
     from django.urls import path
 
-    urls = type(sys)("constant_urls")
-    urls.urlpatterns = [path("constant/", lambda request: JsonResponse({"status": "ok"}), name="constant")]  # type: ignore[attr-defined]
+    urls: Any = type(sys)("constant_urls")
+    urls.urlpatterns = [path("constant/", lambda request: JsonResponse({"status": "ok"}), name="constant")]
     sys.modules[urls.__name__] = urls
     settings.ROOT_URLCONF = urls.__name__
     if variant == "without":
         settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if not name.endswith(OURS)]
-    handler = WSGIHandler()
+    handler: Any = WSGIHandler()
     environ = RequestFactory(headers={"host": "localhost"})._base_environ(PATH_INFO="/constant/")
 
     def answer(times: int) -> None:
