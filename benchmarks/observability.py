@@ -83,7 +83,7 @@ def cpu_us(variant: str, n_requests: int) -> float:
     if variant == "without":
         settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if not name.endswith(OURS)]
     handler: Any = WSGIHandler()
-    environ = RequestFactory(headers={"host": "localhost"})._base_environ(PATH_INFO="/constant/")
+    environ = RequestFactory(headers={"host": "localhost"}).get("/constant/").environ
 
     def answer(times: int) -> None:
         for _ in range(times):
