@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import structlog
-from django.db import DatabaseError, InterfaceError, OperationalError, close_old_connections
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, close_old_connections
 from django.db.models.functions import Now
 
 from batch.models import Worker
@@ -72,7 +72,7 @@ def when_back(ask: Callable[[], T], *, tell: Callable[[str], object]) -> T:
     while True:
         try:
             return ask()
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, InternalError) as error:
             if not has_told:
                 reason = " ".join(str(error).split())
                 tell(f"The database does not answer ({reason}); trying again.")

@@ -67,7 +67,7 @@ class Supervisor:
             return
         host, _, port = settings.CONTIMG_WORKER_METRICS.rpartition(":")
         try:
-            share_counters(settings.METRICS_DIR, role="worker", server_pid=os.getpid())
+            share_counters(role="worker", server_pid=os.getpid())
             start_http_server(int(port), host, registry=registry())
         except OSError as error:
             detail = f"CONTIMG_WORKER_METRICS={settings.CONTIMG_WORKER_METRICS} cannot be served ({error})."

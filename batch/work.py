@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 from django.core.exceptions import ObjectDoesNotExist
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import DatabaseError, InterfaceError, InternalError, OperationalError, transaction
 from django.db.models import Model
 
 from batch import evidence, transitions
@@ -42,7 +42,7 @@ def _outcome(held: Claim, progress: Callable[[float], None]) -> dict[str, Any]:
     except ContimgError as error:
         log.warning("stage_stopped", code=error.code, detail=str(error))
         return {"code": error.code, "detail": str(error), "permanent": error.permanent}
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, InternalError) as error:  # the last: it takes no writes now
         log.warning("database_away", detail=str(error).strip())
         detail = f"The database did not answer, or cut the connection ({str(error).strip()}); it is tried again."
         return {"code": DATABASE_AWAY, "detail": detail, "permanent": False}

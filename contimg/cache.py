@@ -17,12 +17,12 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-# What a cache raises when it cannot be reached; a caller that can do without it catches these.
+# What a cache raises when it cannot be reached or takes nothing; a caller that can do without it catches these.
 UNAVAILABLE: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
 if importlib.util.find_spec("redis") is not None:
-    from redis import exceptions as redis_errors
+    from redis.exceptions import RedisError
 
-    UNAVAILABLE = (*UNAVAILABLE, redis_errors.ConnectionError, redis_errors.TimeoutError)
+    UNAVAILABLE = (*UNAVAILABLE, RedisError)  # also of one that is full, or a replica
 
 BUSY_TIMEOUT_S = 0.5
 CULL_EVERY = 1000  # writes of this process

@@ -7,6 +7,7 @@ app. `run` raises ServiceUnavailable or ServiceWarning with one sentence, and le
 from __future__ import annotations
 
 import functools
+import os
 import tempfile
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -97,6 +98,25 @@ def _on_disk() -> set[tuple[str, str]]:
     loader = MigrationLoader(None, load=False)
     loader.load_disk()
     return set(loader.disk_migrations)
+
+
+@dataclass
+class Writable(DatabaseCheck):
+    """The database takes writes."""
+
+    def look(self) -> None:
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT current_setting('transaction_read_only')::boolean OR pg_is_in_recovery()")
+                (is_read_only,) = cursor.fetchone()
+        else:
+            name = connection.settings_dict["NAME"]
+            is_read_only = Path(name).exists() and not os.access(name, os.W_OK)
+        if is_read_only:
+            raise ServiceWarning(
+                "the database takes no writes, so nothing is recorded and nobody can log in; find out who made it"
+                " read-only, or whether it is a standby"
+            )
 
 
 @dataclass
@@ -284,6 +304,7 @@ class Breakers(DatabaseCheck):
 
 READY: list[type[HealthCheck]] = [Database, Migrations, ProductsRoot]
 DEGRADED: list[type[HealthCheck]] = [
+    Writable,
     Disk, Cache, Broker, Queue, Workers, Engines, Clock, Catalogue, Pool, Breakers,
 ]  # fmt: skip
 

@@ -196,7 +196,13 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
     # who is silent in a transaction for a whole lease counts as dead there too.
     _silence = f"-c idle_in_transaction_session_timeout={1000 * CONTIMG_LEASE_S:.0f}"
     _options = _database.get("OPTIONS", {})
+    # A server whose host vanished is given up after so long; without it, after the two hours that TCP waits.
+    _vanished = {
+        "connect_timeout": 5, "tcp_user_timeout": 15_000, "keepalives_idle": 10, "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }  # fmt: skip
     _database["OPTIONS"] = {
+        **_vanished,
         **_options,
         "options": f"{_silence} {_options.get('options', '')}".strip(),
         "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5},
@@ -310,7 +316,6 @@ SPECTACULAR_SETTINGS = {
 # --- logs ----------------------------------------------------------------------------------------------------------
 CONTIMG_LOG_FORMAT = env.str("CONTIMG_LOG_FORMAT", default="console")
 CONTIMG_LOG_LEVEL = env.str("CONTIMG_LOG_LEVEL", default="INFO").upper()
-METRICS_DIR = VAR_DIR / "metrics"
 CONTIMG_SLOW_QUERY_MS = _number("CONTIMG_SLOW_QUERY_MS", 500)
 CONTIMG_SLOW_REQUEST_MS = _number("CONTIMG_SLOW_REQUEST_MS", 2000)
 # A collector's address, as http://127.0.0.1:4318 (OTLP over HTTP); empty: nothing is traced, and nothing loaded for it.

@@ -16,5 +16,5 @@ with contextlib.suppress(OSError):
 # The web processes are children of the server, and each tells what all of them count. Without a folder each would tell
 # its own, which is better than not to serve.
 with contextlib.suppress(OSError):
-    share_counters(settings.METRICS_DIR, role="web", server_pid=os.getppid())
+    share_counters(role="web", server_pid=os.getppid())
 application = get_wsgi_application()

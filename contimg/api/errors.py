@@ -14,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views import defaults
@@ -98,7 +98,7 @@ class ProblemHandler(ExceptionHandler):
                 code="request_too_large",
                 detail=f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; ask in several.",
             )
-        if isinstance(exc, OperationalError | InterfaceError):
+        if isinstance(exc, OperationalError | InterfaceError | InternalError):  # the last: it takes no writes now
             return _Failure(
                 status=503,
                 code="database_unavailable",
