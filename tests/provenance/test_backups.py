@@ -191,7 +191,8 @@ def test_a_backup_is_of_one_moment_while_others_write(installation, writer, tmp_
     assert DataRoot.objects.count() == counts[-1]
 
 
-def test_one_that_is_killed_half_way_leaves_nothing_that_looks_whole(installation, tmp_path):
+def test_one_that_is_killed_half_way_leaves_nothing_that_looks_whole(install, tmp_path):
+    installation = install("sqlite")
     folder = tmp_path / "backups"
     process = installation.start("backup", str(folder))
     (half,) = until(lambda: list(folder.glob(".contimg-*")), every_s=0.001)
@@ -233,9 +234,10 @@ def test_a_restore_that_is_killed_half_way_leaves_the_place_empty(installation, 
 
 
 @pytest.mark.parametrize("name", ["database", "products.csv", "manifest.json"])
-def test_a_damaged_backup_is_refused_before_anything_is_written(name, installation, tmp_path):
+def test_a_damaged_backup_is_refused_before_anything_is_written(name, install, tmp_path):
+    url = install("sqlite").database_url
     path = backup(tmp_path)
-    destroy(installation.database_url)
+    destroy(url)
     damaged = next(file for file in path.iterdir() if file.name.startswith(name))
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 0x7F
