@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-from django_filters import CharFilter
-
 from access.models import AuditEntry, Channel
-from contimg.api.filters import BOUNDS, ChoicesFilter, IntegerFilter, ListFilter
+from contimg.api.filters import BOUNDS, ChoicesFilter, IntegerFilter, ListFilter, TextFilter
 
 
 class AuditFilter(ListFilter):
-    actor = CharFilter(field_name="actor_name", help_text="The name of a user.")
+    actor = TextFilter(field_name="actor_name", help_text="The name of a user.")
     channel = ChoicesFilter(choices=Channel)
     object_id = IntegerFilter()
 

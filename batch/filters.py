@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from django_filters import CharFilter
-
 from batch.models import Batch, BatchState, Item, Pause, StageName, State, Worker
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, ChoicesFilter, ListFilter
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, ChoicesFilter, ListFilter, TextFilter
 
 
 class BatchFilter(ListFilter):
     state = ChoicesFilter(choices=BatchState)
     stage = ChoicesFilter(choices=StageName)
-    owner = CharFilter(field_name="owner__username", help_text="The name of a user.")
+    owner = TextFilter(field_name="owner__username", help_text="The name of a user.")
 
     class Meta:
         model = Batch

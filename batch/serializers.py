@@ -5,14 +5,19 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from batch.logs import MAX_BYTES
 from batch.models import SUBJECT_COLUMNS, Attempt, Batch, BatchState, Item, Pause, StageName, Worker
-from batch.parameters import ParametersSerializer
+from batch.parameters import ImagingParametersSerializer, ParametersSerializer
 from batch.services import MAX_KEY, MAX_PRIORITY, MOST_KEY_CHARACTERS, MOST_REASON_CHARACTERS
 from contimg.api.errors import without_server_paths
-from contimg.api.serializers import FactsSerializer, StrictSerializer
+from contimg.api.parameters import WholeNumberParameter
+from contimg.api.serializers import FactsSerializer, StrictSerializer, TextField, WordField
 from provenance.serializers import QuarantineSerializer
 
 MOST_SUBJECTS_IN_A_BODY = 100_000
+USUAL_TAIL_BYTES = 65_536
+MOST_BYTES_ASKED = 10**15
+MOST_ATTEMPTS = 2**31 - 1  # of the column
 
 
 class CountsSerializer(serializers.Serializer):
@@ -160,26 +165,31 @@ class WorkerSerializer(FactsSerializer):
 
 
 # --- what is asked for -------------------------------------------------------------------------------------------
+@extend_schema_field(ParametersSerializer)
+class ParametersField(serializers.DictField):
+    """Read by the service, which knows what a stage takes."""
+
+
 class NewBatchSerializer(StrictSerializer):
     """Either `subjects` or `query`. Types only: what the words mean `batch.services.create_batch` says."""
 
     class Subject(StrictSerializer):
-        kind = serializers.CharField(help_text=f"One of {', '.join(SUBJECT_COLUMNS)}; it depends on the stage.")
+        kind = WordField(SUBJECT_COLUMNS, help_text="It depends on the stage.")
         id = serializers.IntegerField(min_value=1, max_value=MAX_KEY)
 
         class Meta:
             ref_name = "NewBatchSubject"
 
-    stage = serializers.CharField(help_text=f"One of {', '.join(StageName.values)}.")
+    stage = WordField(StageName.choices)
     subjects = serializers.ListField(child=Subject(), required=False, max_length=MOST_SUBJECTS_IN_A_BODY)
     query = serializers.DictField(
         required=False, help_text="`kind`, and filters named and written as those of the list of that kind."
     )
-    parameters = extend_schema_field(ParametersSerializer)(serializers.DictField)(required=False, default=dict)
+    parameters = ParametersField(required=False, default=dict)
     priority = serializers.IntegerField(
         required=False, default=0, help_text=f"From {-MAX_PRIORITY} to {MAX_PRIORITY}; higher runs first."
     )
-    idempotency_key = serializers.CharField(
+    idempotency_key = TextField(
         required=False, allow_null=True, default=None, max_length=MOST_KEY_CHARACTERS,
         help_text="The same key with the same request gives the batch that was made first.",
     )  # fmt: skip
@@ -194,8 +204,13 @@ class AssessAgainSerializer(StrictSerializer):
     query = serializers.DictField(required=False)
 
 
+@extend_schema_field(ImagingParametersSerializer)
+class ImagingParametersField(serializers.DictField):
+    """As above."""
+
+
 class ReimageSerializer(StrictSerializer):
-    parameters = extend_schema_field(ParametersSerializer)(serializers.DictField)(
+    parameters = ImagingParametersField(
         required=False, default=dict, help_text="Of the stage `image`; the settings' where none is given."
     )
 
@@ -204,9 +219,36 @@ class PrioritySerializer(StrictSerializer):
     priority = serializers.IntegerField(min_value=-MAX_PRIORITY, max_value=MAX_PRIORITY)
 
 
+PAUSED = [choice for choice in StageName.choices if choice[0] != StageName.PROCESS]
+
+
 class NewPauseSerializer(StrictSerializer):
-    stage = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all stages.")
-    reason = serializers.CharField(required=False, default="", allow_blank=True, max_length=MOST_REASON_CHARACTERS)
+    stage = WordField(PAUSED, required=False, default="", allow_blank=True, help_text="Empty: all stages.")
+    reason = TextField(required=False, default="", allow_blank=True, max_length=MOST_REASON_CHARACTERS)
+
+
+class EventSerializer(serializers.Serializer):
+    """One of the events of a stream; they are in the format of server-sent events, not in JSON."""
+
+    id = serializers.CharField(help_text="To go on after it: `Last-Event-ID`.")
+    event = serializers.ChoiceField(["batch", "item", "log", "end"])
+    data = serializers.CharField(  # type: ignore[assignment]
+        help_text="JSON: the batch, the item, lines of a log, or the batch's last state."
+    )
+
+
+class LogAskedSerializer(serializers.Serializer):
+    attempt = WholeNumberParameter(
+        required=False, min_value=0, max_value=MOST_ATTEMPTS, help_text="By default the newest."
+    )
+    tail = WholeNumberParameter(
+        min_value=0, max_value=MOST_BYTES_ASKED, default=USUAL_TAIL_BYTES,
+        help_text=f"The last so many bytes, of which {MAX_BYTES} are answered at most.",
+    )  # fmt: skip
+    offset = WholeNumberParameter(
+        required=False, min_value=0, max_value=MOST_BYTES_ASKED,
+        help_text="On from this byte; `next_offset` of the last answer.",
+    )  # fmt: skip
 
 
 class LogSerializer(serializers.Serializer):

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import re
 from typing import Any, ClassVar
 
 from django.contrib.auth.models import User
 from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
-from rest_framework.exceptions import ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -30,8 +27,10 @@ from batch.serializers import (
     BatchDetailSerializer,
     BatchesSerializer,
     BatchSerializer,
+    EventSerializer,
     ItemDetailSerializer,
     ItemSerializer,
+    LogAskedSerializer,
     LogSerializer,
     NewBatchSerializer,
     NewPauseSerializer,
@@ -55,6 +54,7 @@ from batch.services import (
 )
 from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
+from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from images.models import Image
@@ -64,7 +64,6 @@ from provenance.serializers import NewQuarantineSerializer, QuarantineSerializer
 from qa.viewsets import AssessmentViewSet as QaAssessmentViewSet
 from qa.viewsets import PolicyViewSet as QaPolicyViewSet
 
-USUAL_TAIL_BYTES = 65536
 CONFLICT = {409: ProblemSerializer}
 
 
@@ -144,7 +143,7 @@ class BatchViewSet(ReadOnlyResource):
         parameters=[
             OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER, description="Go on after this event.")
         ],
-        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+        responses={(200, "text/event-stream"): EventSerializer},
     )
     @action(detail=True, content_negotiation_class=FileNegotiation, permission_classes=[IsInternal])
     def events(self, request: Request, pk: str) -> HttpResponseBase:
@@ -203,37 +202,22 @@ class ItemViewSet(ReadOnlyResource):
         return self._shown(pk)
 
     @extend_schema(
-        parameters=[
-            OpenApiParameter("attempt", int, description="By default the newest."),
-            OpenApiParameter(
-                "tail", int, description=f"The last so many bytes, up to {MAX_BYTES}. Default: {USUAL_TAIL_BYTES}."
-            ),
-            OpenApiParameter("offset", int, description="On from this byte; `next_offset` of the last answer."),
-        ],
+        parameters=[LogAskedSerializer],
         responses=LogSerializer,
     )
-    @action(detail=True, permission_classes=[IsInternal], query_parameters=["attempt", "tail", "offset"])
+    @action(detail=True, permission_classes=[IsInternal], query_parameters=None)
     def log(self, request: Request, pk: str) -> Response:
         """The end of an attempt's log, or what came after `offset`."""
         item = self.get_object()
-        wanted = _numbers(request, "attempt", "tail", "offset")
-        number = item.attempt if wanted["attempt"] is None else wanted["attempt"]
-        attempt = get_object_or_404(item.attempts.all(), number=number)
-        tail = USUAL_TAIL_BYTES if wanted["tail"] is None else wanted["tail"]
-        most = min(tail, MAX_BYTES) if wanted["offset"] is None else MAX_BYTES
-        return Response(LogSerializer(read_log(attempt=attempt, offset=wanted["offset"], most_bytes=most)).data)
+        asked = parameters_of(request, LogAskedSerializer)
+        attempt = get_object_or_404(item.attempts.all(), number=asked.get("attempt", item.attempt))
+        offset = asked.get("offset")
+        most = min(asked["tail"], MAX_BYTES) if offset is None else MAX_BYTES
+        return Response(LogSerializer(read_log(attempt=attempt, offset=offset, most_bytes=most)).data)
 
     def _shown(self, pk: str) -> Response:
         item = self.detail_queryset.get(pk=pk)
         return Response(ItemDetailSerializer(item, context=self.get_serializer_context()).data)
-
-
-def _numbers(request: Request, *names: str) -> dict[str, int | None]:
-    given = {name: request.query_params.get(name) for name in names}
-    wrong = [name for name, value in given.items() if value is not None and not re.fullmatch(r"[0-9]{1,15}", value)]
-    if wrong:
-        raise ValidationError(dict.fromkeys(wrong, "Give a whole number from 0 on."), code="invalid")
-    return {name: None if value is None else int(value) for name, value in given.items()}
 
 
 class PauseViewSet(ReadOnlyResource):

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from django_filters import CharFilter
-
 from calibration.models import AntennaFlag, CalibrationTable, Calibrator
 from contimg.api.filters import (
     BOUNDS,
@@ -11,13 +9,14 @@ from contimg.api.filters import (
     ConeFilter,
     ListFilter,
     StrictBooleanFilter,
+    TextFilter,
     TimeFilter,
 )
 from contimg.models import Grade, GradeSource
 
 
 class CalibratorFilter(ConeFilter):
-    name = CharFilter(lookup_expr="iexact")
+    name = TextFilter(lookup_expr="iexact")
     transiting_at = TimeFilter(
         method="filter_transiting_at",
         help_text="Within the beam's half-power radius of the meridian at this time (UTC), at any declination.",

@@ -14,6 +14,7 @@ from contimg.api.serializers import (
     ReviewReferenceSerializer,
     SeparationField,
     StrictSerializer,
+    TextField,
     VerdictSerializer,
 )
 from observations.serializers import MeasurementSetReferenceSerializer
@@ -77,12 +78,12 @@ class AntennaFlagSerializer(FactsSerializer):
 
 
 class NewAntennaFlagSerializer(StrictSerializer):
-    antenna = serializers.CharField(required=False, default="", allow_blank=True, help_text="Empty: all antennas.")
+    antenna = TextField(required=False, default="", allow_blank=True, help_text="Empty: all antennas.")
     started_at = serializers.DateTimeField(help_text="UTC, inclusive.")
     ended_at = serializers.DateTimeField(
         required=False, default=None, allow_null=True, help_text="UTC, exclusive. Without it: until withdrawn."
     )
-    reason = serializers.CharField(max_length=MOST_REASON_CHARACTERS)
+    reason = TextField(max_length=MOST_REASON_CHARACTERS)
 
 
 class AntennaFlagChangeSerializer(AntennaFlagSerializer):
@@ -126,4 +127,4 @@ class AntennasSerializer(serializers.Serializer):
 
 
 class RetireSerializer(StrictSerializer):
-    reason = serializers.CharField(max_length=300)
+    reason = TextField(max_length=300)

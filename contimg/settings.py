@@ -308,6 +308,8 @@ SPECTACULAR_SETTINGS = {
         "NodeKindEnum": "provenance.reach.NAMES",
         "QuarantineKindEnum": "provenance.models.NODE_COLUMNS",
         "SubjectKindEnum": "qa.models.SubjectKind",
+        "StageEnum": "batch.models.StageName",
+        "WorkKindEnum": "batch.models.SUBJECT_COLUMNS",
         "ItemStateEnum": "batch.models.State",
         "BatchStateEnum": "batch.models.BatchState",
     },

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from contimg.api.serializers import FactsSerializer, StrictSerializer
+from contimg.api.serializers import FactsSerializer, StrictSerializer, TextField
 from contimg.models import Grade
 from provenance.models import NODE_COLUMNS, Quarantine
 from provenance.reach import NAMES
@@ -62,11 +62,11 @@ class ImpactSerializer(serializers.Serializer):
 
 
 class ImpactAskedSerializer(serializers.Serializer):
-    antenna = serializers.CharField(required=False, max_length=20, help_text="Its name.")
+    antenna = TextField(required=False, max_length=20, help_text="Its name.")
     observed_from = serializers.DateTimeField(required=False, help_text="Inclusive.")
     observed_until = serializers.DateTimeField(required=False, help_text="Exclusive.")
-    software = serializers.CharField(required=False, max_length=100, help_text="As in `versions`, such as ducc0.")
-    version = serializers.CharField(required=False, max_length=100)
+    software = TextField(required=False, max_length=100, help_text="As in `versions`, such as ducc0.")
+    version = TextField(required=False, max_length=100)
 
 
 class QuarantinedSerializer(serializers.Serializer):
@@ -88,4 +88,4 @@ class QuarantineSerializer(FactsSerializer):
 class NewQuarantineSerializer(StrictSerializer):
     kind = serializers.ChoiceField(NODE_COLUMNS)
     id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
-    reason = serializers.CharField(max_length=300)
+    reason = TextField(max_length=300)

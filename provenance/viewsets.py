@@ -16,6 +16,7 @@ from rest_framework.viewsets import GenericViewSet
 
 from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
+from contimg.api.parameters import parameters_of
 from provenance import impact
 from provenance.drawing import draw
 from provenance.graph import graph_of
@@ -87,7 +88,5 @@ class ImpactView(APIView):
     @extend_schema(parameters=[ImpactAskedSerializer], responses=ImpactSerializer, operation_id="impact")
     def get(self, request: Request) -> Response:
         """Say an antenna, a time range, both, or a version of software."""
-        refuse_unknown(request, ["format", *ImpactAskedSerializer().fields])
-        asked = ImpactAskedSerializer(data=request.query_params.dict())
-        asked.is_valid(raise_exception=True)
-        return Response(ImpactSerializer(impact.asked(**asked.validated_data)).data)
+        asked = parameters_of(request, ImpactAskedSerializer)
+        return Response(ImpactSerializer(impact.asked(**asked)).data)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from django_filters import CharFilter
-
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, RANGE, ChoicesFilter, IntegerFilter, ListFilter
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, RANGE, ChoicesFilter, IntegerFilter, ListFilter, TextFilter
 from contimg.models import Grade
 from qa.models import Alert, Assessment, Policy, Review, SubjectKind
 
@@ -10,7 +8,7 @@ from qa.models import Alert, Assessment, Policy, Review, SubjectKind
 class AssessmentFilter(ListFilter):
     grade = ChoicesFilter(choices=Grade)
     subject_kind = ChoicesFilter(choices=SubjectKind, method="filter_subject_kind")
-    rule = CharFilter(method="filter_rule", help_text="Assessments in which this rule warned or failed.")
+    rule = TextFilter(method="filter_rule", help_text="Assessments in which this rule warned or failed.")
     image = IntegerFilter()
     calibration_table = IntegerFilter()
 
@@ -32,7 +30,7 @@ class PolicyFilter(ListFilter):
 
 
 class ReviewFilter(ListFilter):
-    reviewer = CharFilter(field_name="reviewer__username", help_text="The name of a user.")
+    reviewer = TextFilter(field_name="reviewer__username", help_text="The name of a user.")
     verdict = ChoicesFilter(choices=Grade)
     tag = ChoicesFilter(choices=Review.Tag, method="filter_tag")
 

@@ -2,9 +2,18 @@ from __future__ import annotations
 
 from rest_framework import serializers
 
-from contimg.api.serializers import FactsSerializer, FindingSerializer, PolicyReferenceSerializer, StrictSerializer
+from contimg.api.parameters import ChoiceParameter, NumberParameter, WholeNumberParameter
+from contimg.api.serializers import (
+    FactsSerializer,
+    FindingSerializer,
+    PolicyReferenceSerializer,
+    StrictSerializer,
+    TextField,
+    WordField,
+)
+from contimg.models import Grade
 from qa.drift import SERIES
-from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Policy, Review, Rule, SubjectKind
+from qa.models import MOST_COMMENT_CHARACTERS, Alert, Assessment, Gate, Policy, Review, Rule, SubjectKind
 from qa.policies import MOST_RULES
 from qa.reviews import VERDICTS
 
@@ -34,6 +43,8 @@ class AssessmentDetailSerializer(AssessmentSerializer):
 
 
 class RuleSerializer(FactsSerializer):
+    gate = serializers.ChoiceField([("", "not of an epoch"), *Gate.choices])
+
     class Meta:
         model = Rule
         fields = ["subject_kind", "name", "metric", "comparison", "limit", "grade", "gate", "reason"]
@@ -66,7 +77,7 @@ class ReviewSerializer(FactsSerializer):
 class _SaidSerializer(StrictSerializer):
     verdict = serializers.ChoiceField(VERDICTS)
     tags = serializers.ListField(child=serializers.ChoiceField(Review.Tag.choices), required=False, max_length=20)
-    comment = serializers.CharField(required=False, allow_blank=True, max_length=MOST_COMMENT_CHARACTERS)
+    comment = TextField(required=False, allow_blank=True, max_length=MOST_COMMENT_CHARACTERS)
 
 
 class ReviewedSubjectSerializer(StrictSerializer):
@@ -100,7 +111,7 @@ class AgreementsSerializer(serializers.Serializer):
 
 
 class AfterSerializer(serializers.Serializer):
-    after = serializers.IntegerField(
+    after = WholeNumberParameter(
         required=False, min_value=1, max_value=MOST_ID, help_text="An image that you leave for now: the next behind it."
     )
 
@@ -112,24 +123,24 @@ class SinceSerializer(serializers.Serializer):
 class RuleSpecSerializer(StrictSerializer):
     """Types only: what the words and numbers have to be `qa.policies.refuse_wrong` says."""
 
-    subject_kind = serializers.CharField()
-    name = serializers.CharField()
-    metric = serializers.CharField()
-    comparison = serializers.CharField(help_text="gt, ge, lt or le.")
+    subject_kind = WordField(SubjectKind.choices)
+    name = TextField()
+    metric = TextField()
+    comparison = WordField(Rule.Comparison.choices)
     limit = serializers.FloatField()
-    grade = serializers.CharField(help_text="What the subject is at best where the comparison is true.")
-    gate = serializers.CharField(required=False, default="", allow_blank=True, help_text="Of an epoch.")
-    reason = serializers.CharField(help_text="Why this limit, and its source.")
+    grade = WordField(Grade.choices, help_text="What the subject is at best where the comparison is true.")
+    gate = WordField(Gate.choices, required=False, default="", allow_blank=True, help_text="Of an epoch.")
+    reason = TextField(help_text="Why this limit, and its source.")
 
 
 class DraftChangeSerializer(StrictSerializer):
     rules = RuleSpecSerializer(many=True, required=False, help_text=f"In place of all; {MOST_RULES} at most.")
-    note = serializers.CharField(required=False, allow_blank=True)
+    note = TextField(required=False, allow_blank=True)
 
 
 class NewPolicySerializer(StrictSerializer):
-    name = serializers.CharField(max_length=50)
-    note = serializers.CharField(required=False, default="", allow_blank=True)
+    name = TextField(max_length=50)
+    note = TextField(required=False, default="", allow_blank=True)
     based_on = serializers.PrimaryKeyRelatedField(
         queryset=Policy.objects.all(), required=False, default=None, allow_null=True,
         help_text="It has that policy's rules; those given replace the ones of the same kind and name.",
@@ -183,7 +194,7 @@ class AlertSerializer(FactsSerializer):
 
 
 class AcknowledgeSerializer(StrictSerializer):
-    note = serializers.CharField(required=False, default="", allow_blank=True, max_length=500)
+    note = TextField(required=False, default="", allow_blank=True, max_length=500)
 
 
 class SilenceSerializer(StrictSerializer):
@@ -191,11 +202,11 @@ class SilenceSerializer(StrictSerializer):
 
 
 class DriftAskedSerializer(serializers.Serializer):
-    series = serializers.ChoiceField(list(SERIES))
-    pointing_dec_deg = serializers.FloatField(min_value=-90, max_value=90, help_text="Of the dec strip.")
+    series = ChoiceParameter(list(SERIES))
+    pointing_dec_deg = NumberParameter(min_value=-90, max_value=90, help_text="Of the dec strip.")
     observed_from = serializers.DateTimeField(help_text="Inclusive.")
     observed_until = serializers.DateTimeField(help_text="Exclusive.")
-    antenna = serializers.CharField(required=False, default="", max_length=20, help_text="For series of antennas.")
+    antenna = TextField(required=False, default="", max_length=20, help_text="For series of antennas.")
 
 
 class PointSerializer(serializers.Serializer):

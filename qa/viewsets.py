@@ -14,7 +14,7 @@ from access.models import Token
 from access.permissions import InsufficientScope
 from access.scopes import Scope, is_allowed
 from contimg.api.errors import ProblemSerializer
-from contimg.api.filters import refuse_unknown
+from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
 from contimg.api.viewsets import ReadOnlyResource
 from images.models import Image
@@ -151,12 +151,10 @@ class ReviewViewSet(ReadOnlyResource):
     @extend_schema(
         parameters=[AfterSerializer], responses={200: ImageDetailSerializer, 204: None, 404: ProblemSerializer}
     )
-    @action(detail=False, query_parameters=["after"])
+    @action(detail=False, query_parameters=None)
     def next(self, request: Request) -> Response:
         """The image that waits for you: a disputed one, else the worst that nobody reviewed. 204 when there is none."""
-        asked = AfterSerializer(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        waiting = queue(reviewer=_reviewer(request), after=asked.validated_data.get("after"))
+        waiting = queue(reviewer=_reviewer(request), after=parameters_of(request, AfterSerializer).get("after"))
         first = waiting.values_list("pk", flat=True).first()
         if first is None:
             return Response(status=204)
@@ -165,6 +163,7 @@ class ReviewViewSet(ReadOnlyResource):
 
     @extend_schema(
         request=NewEpochReviewSerializer,
+        filters=False,
         responses={201: ReviewSerializer(many=True), **dict.fromkeys((404, 409), ProblemSerializer)},
     )
     @action(detail=False, methods=["post"], pagination_class=None, filterset_class=None)
@@ -178,12 +177,11 @@ class ReviewViewSet(ReadOnlyResource):
         return Response(ReviewSerializer(made, many=True).data, status=201)
 
     @extend_schema(parameters=[SinceSerializer], responses=AgreementsSerializer)
-    @action(detail=False, query_parameters=["since"])
+    @action(detail=False, query_parameters=None)
     def agreement(self, request: Request) -> Response:
         """Of each two reviewers, and of each with the policy, by current reviews of the last year or since a time."""
-        asked = SinceSerializer(data=request.query_params)
-        asked.is_valid(raise_exception=True)
-        return Response(AgreementsSerializer(agreements(since=asked.validated_data.get("since"))).data)
+        since = parameters_of(request, SinceSerializer).get("since")
+        return Response(AgreementsSerializer(agreements(since=since)).data)
 
 
 class AlertViewSet(ReadOnlyResource):
@@ -224,10 +222,7 @@ class DriftView(APIView):
     @extend_schema(parameters=[DriftAskedSerializer], responses=PointSerializer(many=True), operation_id="drift")
     def get(self, request: Request) -> Response:
         """In the order of time."""
-        refuse_unknown(request, ["format", *DriftAskedSerializer().fields])
-        asked = DriftAskedSerializer(data=request.query_params.dict())
-        asked.is_valid(raise_exception=True)
-        given = dict(asked.validated_data)
+        given = dict(parameters_of(request, DriftAskedSerializer))
         found = points(series=given.pop("series"), strip=Strip(**given))
         return Response(PointSerializer(found, many=True).data)
 

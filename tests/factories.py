@@ -404,7 +404,7 @@ class AssessmentFactory(DjangoModelFactory):
     class Meta:
         model = Assessment
 
-    policy = factory.SubFactory(PolicyFactory)
+    policy = factory.SubFactory(PolicyFactory, activated_at=factory.LazyFunction(timezone.now))
     image = factory.SubFactory(ImageFactory)
     grade = "good"
     metrics = {"rms_over_thermal": 1.25}

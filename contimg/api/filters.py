@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from contimg.api import pagination
+from contimg.api.text import MOST_FILTER_CHARACTERS, refuse_control_characters
 from contimg.sky import MAX_RADIUS_DEG, PositionQuerySet
 
 # For times, and for `dec_deg` where the name alone is the centre of a cone.
@@ -62,8 +63,22 @@ class _AsWritten:
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
+MOST = 1e50
+
+
 class NumberField(_AsWritten, forms.DecimalField):
-    pass
+    """`above` and `below` do not belong to the range."""
+
+    def __init__(self, *, above: float | None = None, below: float | None = None, **kwargs: Any) -> None:
+        self.above, self.below = above, below
+        super().__init__(**kwargs)
+
+    def validate(self, value: Any) -> None:
+        super().validate(value)
+        if value is not None and self.above is not None and value <= self.above:
+            raise forms.ValidationError(f"Ensure this value is greater than {self.above:g}.", code="min_value")
+        if value is not None and self.below is not None and value >= self.below:
+            raise forms.ValidationError(f"Ensure this value is less than {self.below:g}.", code="max_value")
 
 
 class IntegerField(_AsWritten, forms.IntegerField):
@@ -71,7 +86,15 @@ class IntegerField(_AsWritten, forms.IntegerField):
 
 
 class NumberFilter(django_filters.NumberFilter):
+    """Beyond 1e308 a float is infinite; nothing that is measured comes near."""
+
     field_class: type[forms.Field] = NumberField
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"min_value": -MOST, "max_value": MOST, **kwargs})
+
+    def get_max_validator(self) -> None:
+        return None  # theirs knows one side only
 
 
 class IntegerFilter(NumberFilter):
@@ -81,6 +104,12 @@ class IntegerFilter(NumberFilter):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"min_value": -(2**63), "max_value": 2**63 - 1, **kwargs})
+
+
+class TextFilter(django_filters.CharFilter):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        limits = {"max_length": MOST_FILTER_CHARACTERS, "validators": [refuse_control_characters]}
+        super().__init__(*args, **{**limits, **kwargs})
 
 
 class UtcTimeField(IsoDateTimeFilter.field_class):
@@ -124,6 +153,7 @@ class ListFilter(FilterSet):
     FILTER_DEFAULTS = {
         **FilterSet.FILTER_DEFAULTS,
         models.BooleanField: {"filter_class": StrictBooleanFilter},
+        models.CharField: {"filter_class": TextFilter},
         models.DateTimeField: {"filter_class": TimeFilter},
         models.FloatField: {"filter_class": NumberFilter},
         models.ForeignKey: {"filter_class": IntegerFilter},  # no query for the choices
@@ -172,10 +202,6 @@ class ConeForm(forms.Form):
         if given and len(given) < 3:
             for name in cone.keys() - set(given) - self.errors.keys():
                 self.add_error(name, forms.ValidationError(_ALL_OF_CONE, code="incomplete_cone"))
-        if cone["ra_deg"] == 360:
-            self.add_error("ra_deg", forms.ValidationError("A right ascension is below 360.", code="max_value"))
-        if cone["radius_deg"] == 0:
-            self.add_error("radius_deg", forms.ValidationError("A radius is above 0.", code="min_value"))
         return cleaned
 
 
@@ -187,9 +213,9 @@ class ConeFilter(ListFilter):
 
     together: ClassVar[Sequence[frozenset[str]]] = (frozenset(CONE),)
 
-    ra_deg = PartFilter(min_value=0, max_value=360, help_text="ICRS [0, 360), centre of the cone.")
+    ra_deg = PartFilter(min_value=0, below=360, help_text="ICRS [0, 360), centre of the cone.")
     dec_deg = PartFilter(min_value=-90, max_value=90, help_text="ICRS [-90, 90], centre of the cone.")
-    radius_deg = PartFilter(min_value=0, max_value=MAX_RADIUS_DEG, help_text="(0, 10], radius of the cone.")
+    radius_deg = PartFilter(above=0, max_value=MAX_RADIUS_DEG, help_text="(0, 10], radius of the cone.")
 
     def get_form_class(self) -> type[forms.Form]:
         return type("ConeFilterForm", (ConeForm, super().get_form_class()), {})
@@ -212,9 +238,6 @@ class PointForm(forms.Form):
         if len(missing) == 1 and not self.errors.keys() & set(POINT):
             message = "A point takes covers_ra_deg and covers_dec_deg together."
             self.add_error(missing[0], forms.ValidationError(message, code="incomplete_point"))
-        if cleaned.get("covers_ra_deg") == 360:
-            message = "A right ascension is below 360."
-            self.add_error("covers_ra_deg", forms.ValidationError(message, code="max_value"))
         return cleaned
 
 
@@ -225,7 +248,7 @@ class CoversFilter(ConeFilter):
 
     covers_ra_deg = PartFilter(
         min_value=0,
-        max_value=360,
+        below=360,
         help_text="ICRS [0, 360), of a point that the image covers, blank pixels included. Right to a pixel for images"
         " of up to 5 degrees, and of any size in TAN, SIN and STG; wider ones in other projections to a hundredth of"
         " their size. Those that are not bounded by four circles on the sky (all-sky images) cover their"

@@ -11,7 +11,14 @@ from rest_framework.request import Request
 
 
 class Negotiation(DefaultContentNegotiation):
-    """An unknown `?format=` is a wrong parameter, not a missing page."""
+    """An unknown `?format=` is a wrong parameter, not a missing page; and so is an empty one."""
+
+    def select_renderer(
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
+    ) -> tuple[BaseRenderer, str]:
+        if request.query_params.get("format") == "":
+            self.filter_renderers(renderers, "")
+        return super().select_renderer(request, renderers, format_suffix)
 
     def filter_renderers(self, renderers: Iterable[BaseRenderer], format: str) -> list[BaseRenderer]:
         offered = list(renderers)

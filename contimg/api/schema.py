@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from django import forms
 from django.conf import settings
+from django_filters import Filter
 from drf_spectacular.authentication import SessionScheme
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.contrib.django_filters import DjangoFilterExtension
+from drf_spectacular.extensions import (
+    OpenApiAuthenticationExtension,
+    OpenApiSerializerExtension,
+    OpenApiSerializerFieldExtension,
+)
 from drf_standardized_errors.openapi import AutoSchema
+from rest_framework.fields import ChoiceField
 from rest_framework.permissions import SAFE_METHODS
 
 from contimg.api.errors import CONTENT_TYPE
 from contimg.api.exports import RENDERERS
+from contimg.api.text import TEXT, TEXT_NOT_BLANK
 
 
 class Schema(AutoSchema):
@@ -51,3 +60,69 @@ class OurTokenScheme(OpenApiAuthenticationExtension):
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
         return {"type": "http", "scheme": "bearer", "description": "Made with `manage.py token create`."}
+
+
+class FilterLimits(DjangoFilterExtension):
+    """What the form of the filters refuses: numbers outside of the range, text that is too long or blank."""
+
+    target_class = "contimg.api.filters.Filtering"
+    priority = 1
+
+    def resolve_filter_field(
+        self, auto_schema: Any, model: Any, filterset_class: Any, field_name: str, filter_field: Filter
+    ) -> list[dict[str, Any]]:
+        parameters = super().resolve_filter_field(auto_schema, model, filterset_class, field_name, filter_field)
+        for parameter in parameters:
+            is_list = parameter["schema"]["type"] == "array"
+            parameter["schema"].update({"minItems": 1} if is_list else _limits_of(filter_field.field))
+        return parameters
+
+
+def _limits_of(field: Any) -> dict[str, Any]:
+    if isinstance(field, forms.CharField):
+        return {"maxLength": field.max_length, "pattern": TEXT_NOT_BLANK}
+    if isinstance(field, forms.IntegerField):
+        return {"minimum": field.min_value, "maximum": field.max_value} | _open_ends(field)
+    return {}
+
+
+def _open_ends(field: Any) -> dict[str, Any]:
+    above, below = getattr(field, "above", None), getattr(field, "below", None)
+    return ({} if above is None else {"minimum": above, "exclusiveMinimum": True}) | (
+        {} if below is None else {"maximum": below, "exclusiveMaximum": True}
+    )
+
+
+class OpenRange(OpenApiSerializerFieldExtension):
+    target_class = "contimg.api.parameters.NumberParameter"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        return mapped | _open_ends(self.target)
+
+
+class Text(OpenApiSerializerFieldExtension):
+    target_class = "contimg.api.serializers.TextField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        return mapped | {"pattern": TEXT if self.target.allow_blank else TEXT_NOT_BLANK}
+
+
+class Word(OpenApiSerializerFieldExtension):
+    target_class = "contimg.api.serializers.WordField"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        choice = ChoiceField(self.target.choices, allow_blank=self.target.allow_blank)
+        return auto_schema._map_serializer_field(choice, direction)
+
+
+class StrictBody(OpenApiSerializerExtension):
+    """Unknown keys are refused."""
+
+    target_class = "contimg.api.serializers.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        mapped = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return mapped | {"additionalProperties": False}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
 
+from contimg.api.text import refuse_control_characters
 from contimg.mjd import mjd
 
 MOST_KEYS_NAMED = 20
@@ -41,6 +42,25 @@ class StrictSerializer(serializers.Serializer):
             message = f"There is no such key here; there are {', '.join(self.fields)}."
             first = dict.fromkeys(sorted(unknown)[:MOST_KEYS_NAMED], message)
             raise serializers.ValidationError(first, code="unknown_parameter")
+
+
+class TextField(serializers.CharField):
+    """Text of a request. DRF takes 1 for "1", and control characters for blanks."""
+
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str):
+            refuse_control_characters(data)
+        elif data is not serializers.empty and data is not None:
+            self.fail("invalid")
+        return super().run_validation(data)
+
+
+class WordField(TextField):
+    """One of `choices` to the schema. What another word means the service says, which commands call too."""
+
+    def __init__(self, choices: Iterable[Any], **kwargs: Any) -> None:
+        self.choices = list(choices)
+        super().__init__(**kwargs)
 
 
 def _mistaken(field: serializers.Field, value: Any) -> str:

@@ -53,7 +53,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
         return super().get_queryset() if rows is None else rows.all()
 
     def get_renderers(self) -> builtins.list[BaseRenderer]:
-        exports = RENDERERS if self.is_exported and self.action == "list" else ()
+        # Also of a method that there is not, which is then refused for what it is, and not for its format.
+        exports = RENDERERS if self.is_exported and self.action in ("list", None) else ()
         return [*super().get_renderers(), *(renderer() for renderer in exports)]
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Any:

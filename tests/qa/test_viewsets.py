@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from qa.models import SubjectKind
-from tests.factories import AssessmentFactory, CalibrationTableFactory, FindingFactory, RuleFactory
+from tests.factories import AlertFactory, AssessmentFactory, CalibrationTableFactory, FindingFactory, RuleFactory
 
 URL = "/api/v1/assessments/"
 
@@ -53,3 +53,11 @@ def test_a_policy_shows_its_rules(api):
     rule = RuleFactory()
     detail = api.get(f"/api/v1/policies/{rule.policy_id}/").json()
     assert [(row["name"], row["limit"]) for row in detail["rules"]] == [(rule.name, 1.8)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("note", [1, True, ["seen"], {"by": "me"}, "a\x00b"])
+def test_a_note_that_is_no_text_is_refused(administrator, note):
+    alert = AlertFactory()
+    answer = administrator.post(f"/api/v1/alerts/{alert.pk}/acknowledge/", {"note": note})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "note")

@@ -124,6 +124,11 @@ def test_an_unknown_format_names_the_valid_ones(api):
     assert "json" in body["errors"][0]["detail"]
 
 
+def test_an_empty_format_is_unknown_too(api):
+    response = api.get("/api/v1/images/?format=")
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (400, "unknown_format")
+
+
 @pytest.mark.parametrize("path", ["/api/v1/nothing/", "/api/nothing", "/api/v2/images/"])
 def test_an_unknown_path_under_api_is_a_problem_even_for_a_browser(api, path):
     problem_of(api.get(path, headers={"accept": "text/html"}), 404, "not_found")

@@ -72,7 +72,18 @@ def test_an_action_refuses_an_unknown_parameter_too(admin_user, method, url):
     assert errors(response) == {"x": "unknown_parameter"}
 
 
+@pytest.mark.parametrize("address", ["drift/", "impact/", "reviews/next/", "reviews/agreement/", "stats/"])
+def test_a_page_that_is_no_list_refuses_an_unknown_parameter_too(administrator, address):
+    assert errors(administrator.get(f"/api/v1/{address}", {"colour": "red"}))["colour"] == "unknown_parameter"
+
+
+@pytest.mark.parametrize("query", ["drift/?antenna=", "impact/?observed_from=", "reviews/agreement/?since="])
+def test_an_empty_parameter_of_such_a_page_is_refused(administrator, query):
+    assert "empty_parameter" in errors(administrator.get(f"/api/v1/{query}")).values()
+
+
 def test_a_method_that_there_is_not_is_405_whatever_the_parameters(api):
+    assert api.delete(f"{IMAGES}?format=csv").status_code == 405
     assert api.delete(f"{IMAGES}{ImageFactory().pk}/?x=1").status_code in (401, 405)
 
 
@@ -85,6 +96,21 @@ def test_a_parameter_given_twice_is_refused(api, query):
 @pytest.mark.parametrize("value", ["", " "])
 def test_an_empty_value_is_refused_and_not_ignored(api, name, value):
     assert errors(api.get(IMAGES, {name: value})) == {name: "empty_parameter"}
+
+
+@pytest.mark.parametrize("name", ["a\x1fb", "a\x85b"])
+def test_text_with_control_characters_is_refused(api, name):
+    assert errors(api.get(SOURCES, {"name__startswith": name})) == {"name__startswith": "control_character"}
+
+
+def test_a_text_that_no_name_is_as_long_as_is_refused(api):
+    assert ids(api.get(SOURCES, {"name__startswith": "x" * 300})) == []
+    assert errors(api.get(SOURCES, {"name__startswith": "x" * 301})) == {"name__startswith": "max_length"}
+
+
+@pytest.mark.parametrize(("value", "code"), [("1e51", "max_value"), ("-1e51", "min_value"), ("-1e400", "min_value")])
+def test_a_number_that_nothing_measured_comes_near_is_refused(api, value, code):
+    assert errors(api.get(IMAGES, {"rms_jy_per_beam__gt": value})) == {"rms_jy_per_beam__gt": code}
 
 
 def test_an_empty_time_is_refused_too(api):
