@@ -106,10 +106,17 @@ class IntegerFilter(NumberFilter):
         super().__init__(*args, **{"min_value": -(2**63), "max_value": 2**63 - 1, **kwargs})
 
 
+class TextField(forms.CharField):
+    def to_python(self, value: Any) -> str | None:
+        refuse_control_characters(str(value or ""))  # some of which are stripped as blanks
+        return super().to_python(value)
+
+
 class TextFilter(django_filters.CharFilter):
+    field_class = TextField
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        limits = {"max_length": MOST_FILTER_CHARACTERS, "validators": [refuse_control_characters]}
-        super().__init__(*args, **{**limits, **kwargs})
+        super().__init__(*args, **{"max_length": MOST_FILTER_CHARACTERS, **kwargs})
 
 
 class UtcTimeField(IsoDateTimeFilter.field_class):

@@ -16,10 +16,12 @@ from rest_framework.test import APIClient
 from access.models import AuditEntry, Channel
 from access.scopes import Scope
 from access.services import create_token
+from batch import events
 from batch.models import State
 from contimg.urls import product_actions, router
 from qa.models import Policy
 from tests import factories
+from tests.inside import seen_from_outside
 
 pytestmark = pytest.mark.django_db
 OUTSIDE = "192.0.2.7"
@@ -107,8 +109,18 @@ WRITES = {
 }
 READS = {"audit-list": "admin", "audit-detail": "admin", "batch-events": "internal", "item-log": "internal"}
 READS |= {"review-next": "review", "review-agreement": "review"}
-OF_NO_ROW = {"review-next", "review-agreement", "review-epoch"}
-QUERIES = {"image-cutout": {"ra_deg": 120, "dec_deg": 16, "size_arcsec": 200}}  # what a reading needs
+PAGES = ("drift", "impact", "stats")  # that are neither a list nor of a row
+OF_NO_ROW = {"review-next", "review-agreement", "review-epoch", *PAGES}
+QUERIES = {  # what a reading needs
+    "image-cutout": {"ra_deg": 120, "dec_deg": 16, "size_arcsec": 200},
+    "drift": {
+        "series": "flux_ratio",
+        "pointing_dec_deg": 16.1,
+        "observed_from": "2026-03-01T00:00:00Z",
+        "observed_until": "2026-03-02T00:00:00Z",
+    },
+    "impact": {"observed_from": "2026-03-01T00:00:00Z", "observed_until": "2026-03-02T00:00:00Z"},
+}
 NEEDS_A_FILE = {
     "image-fits",
     "image-noise",
@@ -123,11 +135,18 @@ NEEDS_A_FILE = {
 
 def routes() -> dict[str, dict[str, str]]:
     """By name of the address the methods it has."""
-    return {
+    pages = {name: {"get": name} for name in PAGES}
+    return pages | {
         pattern.name: pattern.callback.actions
         for pattern in (*router.urls, *product_actions.urls)
         if hasattr(pattern.callback, "actions") and "format" not in str(pattern.pattern)
     }
+
+
+@pytest.fixture(autouse=True)
+def short_streams(monkeypatch) -> None:
+    """They are read to their end."""
+    monkeypatch.setattr(events, "SLICE_S", 0.0)
 
 
 @pytest.fixture
@@ -211,9 +230,11 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
     """What came of the request, which is undone afterwards."""
     write = WRITES.get((name, method), Write("", ""))
     resource = name.removesuffix("-list")
-    kind = next(kind for kind in sorted(world, key=len, reverse=True) if resource.startswith(kind))
-    row = world[write.of or kind]
-    address = reverse(name, kwargs={} if name.endswith("-list") or name in OF_NO_ROW else {"pk": row.pk})
+    if name.endswith("-list") or name in OF_NO_ROW:
+        address = reverse(name)
+    else:
+        kind = next(kind for kind in sorted(world, key=len, reverse=True) if resource.startswith(kind))
+        address = reverse(name, kwargs={"pk": world[write.of or kind].pk})
     before = AuditEntry.objects.count()
     with transaction.atomic():
         answer = getattr(client, method)(
@@ -222,6 +243,8 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
         )
         noted = list(AuditEntry.objects.order_by("id")[before:])
         transaction.set_rollback(True)
+    content = b"".join(answer) if answer.streaming else answer.content
+    assert seen_from_outside(content, answer.headers) == [], address
     close(answer)
     wanted = [write.action, *write.also] if answer.status_code < 300 and write.action else []
     if [entry.action for entry in noted] != wanted:

@@ -98,7 +98,7 @@ def test_an_empty_value_is_refused_and_not_ignored(api, name, value):
     assert errors(api.get(IMAGES, {name: value})) == {name: "empty_parameter"}
 
 
-@pytest.mark.parametrize("name", ["a\x1fb", "a\x85b"])
+@pytest.mark.parametrize("name", ["a\x00b", "\x1fb", "a\x85b"])
 def test_text_with_control_characters_is_refused(api, name):
     assert errors(api.get(SOURCES, {"name__startswith": name})) == {"name__startswith": "control_character"}
 
