@@ -169,6 +169,9 @@ class _PointSerializer(serializers.Serializer):
     image = serializers.IntegerField()
     grade = serializers.CharField()
 
+    class Meta:
+        ref_name = "LightCurvePoint"
+
 
 class _NotCoveredSerializer(serializers.Serializer):
     image = serializers.IntegerField()
