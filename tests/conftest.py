@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.cache import cache
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_finished, request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections
 from rest_framework.test import APIClient
 
 from contimg.products import WORK_FOLDER, database_tag
@@ -30,6 +35,16 @@ def unknown_installation() -> None:
 def nobody_was_counted() -> None:
     """The throttles of one test know nothing of another's requests."""
     cache.clear()
+
+
+@pytest.fixture
+def application(db) -> Iterator[WSGIHandler]:
+    """What a server runs, without leaving the connection that has the test's transaction."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield get_wsgi_application()
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ class UtcTimeField(IsoDateTimeFilter.field_class):
         try:
             return time and time.astimezone(UTC)
         except OverflowError as error:  # year 1 or 9999 moved out of the calendar by its offset
-            raise forms.ValidationError(self.error_messages["invalid"], code="invalid") from error
+            raise forms.ValidationError("In UTC this is outside of the calendar.", code="outside_calendar") from error
 
 
 class TimeFilter(IsoDateTimeFilter):

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 from django.contrib.auth.models import User
-from django.core.wsgi import get_wsgi_application
 from drf_spectacular.generators import SchemaGenerator
 
 from access.services import create_token
@@ -45,14 +44,14 @@ def package(tmp_path_factory) -> Any:
 
 
 @pytest.fixture
-def client(package) -> Any:
+def client(package, application) -> Any:
     """Of an operator; a status that the schema does not have is an error."""
     _, secret = create_token(user=User.objects.create_superuser("root"), scope="admin")
     return package.AuthenticatedClient(
         base_url="http://testserver",
         token=secret,
         raise_on_unexpected_status=True,
-        httpx_args={"transport": httpx.WSGITransport(app=get_wsgi_application())},
+        httpx_args={"transport": httpx.WSGITransport(app=application)},
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import schemathesis
 from django.contrib.auth.models import User
-from django.core.wsgi import get_wsgi_application
 from django.db import transaction
 from drf_spectacular.generators import SchemaGenerator
 from hypothesis import HealthCheck, Phase, given
@@ -44,6 +43,8 @@ PARTS = 3.2  # of the requests to one operation, on average: see `cases_of`
 BEYOND_THE_SCHEMA = {
     "incomplete_cone": "three parameters belong together",
     "incomplete_point": "two parameters belong together",
+    "outside_calendar": "its offset moves a time of the first or last day out of it",
+    "overflow": "the same in a body",
     "invalid_cursor": "it is signed",
     "reversed_interval": "the end comes after the beginning",
     "unknown_series": "some series are of antennas, some are not",
@@ -69,10 +70,10 @@ BEYOND_THE_SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def schema() -> Any:
+@pytest.fixture
+def schema(application) -> Any:
     loaded = schemathesis.openapi.from_dict(SchemaGenerator().get_schema(request=None, public=True))
-    loaded.app = get_wsgi_application()
+    loaded.app = application
     return loaded
 
 
@@ -135,11 +136,16 @@ def is_beyond_the_schema(failure: Any, response: Any) -> bool:
     return codes <= BEYOND_THE_SCHEMA.keys()
 
 
+def is_echo(case: Any) -> bool:
+    """The words of requests are taken from our sources too, and an answer names the path that was asked for."""
+    return bool(seen_from_outside(f"{case.formatted_path} {case.query} {case.body}".encode(), {}))
+
+
 def surprises_of(case: Any, headers: dict[str, str]) -> list[str]:
     with transaction.atomic():
         response = case.call(headers=headers)
-        assert seen_from_outside(response.content, response.headers) == [], case.as_curl_command()
         try:
+            assert is_echo(case) or not seen_from_outside(response.content, response.headers), case.as_curl_command()
             case.validate_response(response, headers=headers, transport_kwargs={"headers": headers})
         except FailureGroup as group:
             failures = [failure for failure in group.exceptions if not is_beyond_the_schema(failure, response)]
