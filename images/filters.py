@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from datetime import date
+
+from contimg.api.deprecation import Deprecation
 from contimg.api.filters import (
     BOUNDS,
     NULLABLE_BOUNDS,
@@ -18,6 +21,12 @@ class ImageFilter(CoversFilter):
     kind = ChoicesFilter(choices=Image.Kind)
     grade = ChoicesFilter(choices=Grade)
     grade_source = ChoicesFilter(choices=GradeSource)
+
+    deprecated = {
+        "mosaic_of__isnull": Deprecation(
+            since=date(2026, 12, 1), until=date(2027, 12, 1), instead="use `kind=mosaic`, or `kind=tile,external`."
+        )
+    }
 
     class Meta:
         model = Image

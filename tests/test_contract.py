@@ -44,7 +44,7 @@ CONTRACT = [
     ("OpenAPI, Swagger, Redoc", "test_api_docs.py::test_swagger_and_redoc_are_served_without_a_network"),
     ("Every answer is as OpenAPI says", "contimg/api/test_fuzz.py::test_every_answer_is_as_the_schema_says"),
     ("A typed client made of OpenAPI reads it", "contimg/api/test_client.py::*"),
-    ("`Deprecation` and `Sunset` headers", ""),
+    ("`Deprecation` and `Sunset` headers", "contimg/api/test_deprecation.py::*"),
     # Resources
     ("`subband-groups/`: files, missing and duplicate subbands", "observations/test_viewsets.py::test_a_group_says_which_files_and_subbands_it_has"),
     ("`measurement-sets/`: tables applied", "observations/test_viewsets.py::test_a_calibrated_set_names_the_tables_applied_to_it"),

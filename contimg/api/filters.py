@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from contimg.api import pagination
+from contimg.api.deprecation import Deprecation
 from contimg.api.text import MOST_FILTER_CHARACTERS, refuse_control_characters
 from contimg.sky import MAX_RADIUS_DEG, PositionQuerySet
 
@@ -156,6 +157,7 @@ class ListFilter(FilterSet):
     """
 
     together: ClassVar[Sequence[frozenset[str]]] = ()  # names that mean something only together
+    deprecated: ClassVar[Mapping[str, Deprecation]] = {}  # by name
 
     FILTER_DEFAULTS = {
         **FilterSet.FILTER_DEFAULTS,

@@ -75,6 +75,8 @@ class FilterLimits(DjangoFilterExtension):
         for parameter in parameters:
             is_list = parameter["schema"]["type"] == "array"
             parameter["schema"].update({"minItems": 1} if is_list else _limits_of(filter_field.field))
+            if deprecated := filterset_class.deprecated.get(field_name):
+                parameter |= {"deprecated": True, "description": str(deprecated)}
         return parameters
 
 

@@ -16,6 +16,7 @@ from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
+from contimg.api.deprecation import Deprecation, announce
 from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
@@ -65,6 +66,11 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         return self._reused(lambda: self.make_detail(request, *args, **kwargs))
 
+    def _deprecated(self) -> builtins.list[Deprecation]:
+        """What the request uses of it."""
+        filters: Mapping[str, Deprecation] = getattr(getattr(self, "filterset_class", None), "deprecated", {})
+        return [filters[name] for name in filters if name in self.request.query_params]
+
     def audience(self) -> Any:
         """Of what about the caller the answer follows, besides user and token; for what is reused."""
         return None
@@ -89,6 +95,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """HEAD has the headers of GET (RFC 9110, 9.3.2); Django's ConditionalGetMiddleware sees only to GET."""
         final: Any = super().finalize_response(request, response, *args, **kwargs)
+        if self.action == "list":
+            announce(final, self._deprecated())
         if request.method != "HEAD" or final.streaming:
             return final
         if isinstance(final, Response):
