@@ -30,6 +30,7 @@ from images.viewsets import EpochViewSet, ImageViewSet
 from observations.viewsets import MeasurementSetViewSet, SubbandGroupViewSet
 from provenance.viewsets import (
     CalibrationTableProvenanceViewSet,
+    EpochProvenanceViewSet,
     ImageProvenanceViewSet,
     ImpactView,
     MeasurementSetProvenanceViewSet,
@@ -75,6 +76,7 @@ product_actions.register("measurement-sets", MeasurementSetProvenanceViewSet, "m
 product_actions.register("measurement-sets", MeasurementSetAntennaViewSet, "measurement-set-of")
 product_actions.register("calibration-tables", CalibrationTableProvenanceViewSet, "calibration-table")
 product_actions.register("images", ImageProvenanceViewSet, "image")
+product_actions.register("epochs", EpochProvenanceViewSet, "epoch")
 product_actions.register("images", ImageMeasurementViewSet, "image-measured")
 product_actions.register("images", ImageBatchViewSet, "image-made")
 

@@ -9,6 +9,7 @@ from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -17,6 +18,8 @@ from rest_framework.viewsets import GenericViewSet
 from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.parameters import parameters_of
+from contimg.api.viewsets import ReadOnlyResource
+from observations.models import Epoch
 from provenance import impact
 from provenance.drawing import draw
 from provenance.graph import graph_of
@@ -29,7 +32,7 @@ SVG = "image/svg+xml"
 class _OfProduct(GenericViewSet):
     """Where a product is from, what was made from it, and what it has touched."""
 
-    lookup_value_regex = "[0-9]+"
+    lookup_value_regex = ReadOnlyResource.lookup_value_regex
     pagination_class = None
     filter_backends = ()
     kind: ClassVar[str]
@@ -80,6 +83,19 @@ class CalibrationTableProvenanceViewSet(_OfProduct):
 class SubbandGroupProvenanceViewSet(_OfProduct):
     kind = "subband_group"
     queryset = KINDS[kind]._default_manager.all()
+
+
+class EpochProvenanceViewSet(_OfProduct):
+    """An epoch's is that of its current mosaic; without one it is a 404."""
+
+    kind = "image"
+    queryset = Epoch.objects.all()
+
+    def _key(self, pk: str) -> int:
+        mosaic = get_object_or_404(Epoch.objects.only("pk"), pk=pk).mosaics.current().first()
+        if mosaic is None:
+            raise NotFound("This epoch has no mosaic yet.")
+        return mosaic.pk
 
 
 class ImpactView(APIView):

@@ -51,7 +51,7 @@ CONTRACT = [
     ("`measurement-sets/ID/antennas/`", "calibration/test_viewsets.py::test_the_antennas_of_a_raw_set_have_their_places_and_the_fractions_of_its_flag_table"),
     ("`measurement-sets/ID/raster.png`", "observations/test_raster.py::test_a_raster_is_a_picture_of_the_size_that_was_asked_for_and_is_made_once"),
     ("`ID/provenance/`, `impact/`", "provenance/test_viewsets.py::test_a_product_shows_its_graph_its_picture_and_its_impact"),
-    ("`epochs/ID/provenance/`", ""),
+    ("`epochs/ID/provenance/`", "provenance/test_viewsets.py::test_an_epoch_has_the_graph_of_its_current_mosaic"),
     ("`calibrators/`: flux model", "calibration/test_viewsets.py::test_a_calibrator_has_its_flux_model_and_paper"),
     ("`calibrators/?transiting_at=`, next transits", "calibration/test_viewsets.py::test_next_transits_are_when_the_meridian_is_there"),
     ("`calibration-tables/?valid_at=`", "calibration/test_viewsets.py::test_tables_valid_at_a_time_are_found_at_both_ends_of_their_interval"),

@@ -29,7 +29,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     `required_scopes` says which scope an action needs; where it says nothing, reading needs `read` and writing `admin`.
     """
 
-    lookup_value_regex = "[0-9]+"  # a database reads digits of other scripts too
+    # A database reads digits of other scripts too; of thousands of digits Python makes no number.
+    lookup_value_regex = "[0-9]{1,19}"
     detail_queryset: ClassVar[QuerySet[Any]]
     detail_serializer_class: ClassVar[type[BaseSerializer[Any]]]
     orderings: ClassVar[list[str]]

@@ -175,7 +175,7 @@ def world() -> dict[str, Any]:
         "calibration-table": factories.CalibrationTableFactory(),
         "antenna-flag": factories.AntennaFlagFactory(),
         "image": factories.ImageFactory(),
-        "epoch": factories.EpochFactory(),
+        "epoch": factories.MosaicFactory().mosaic_of,
         "source": factories.SourceFactory(),
         "measurement": factories.MeasurementFactory(),
         "reference-catalogue": factories.ReferenceCatalogueFactory(),
@@ -253,6 +253,14 @@ def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> s
         return "yes"
     assert answer.json()["code"], address
     return str(answer.status_code)
+
+
+@pytest.mark.parametrize("n_digits", [19, 20, 5000])
+def test_an_id_that_no_database_has_is_not_found(administrator, n_digits):
+    of_a_row = [name for name in routes() if not name.endswith("-list") and name not in OF_NO_ROW]
+    for name in of_a_row:
+        address = reverse(name, args=[7]).replace("/7/", f"/{'9' * n_digits}/")
+        assert administrator.get(address, QUERIES.get(name)).status_code in (404, 405), name
 
 
 def test_the_table_has_every_change_that_the_api_offers():

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import Group
 from rest_framework.test import APIClient
 
-from tests.factories import ImageFactory, MeasurementSetFactory
+from tests.factories import EpochFactory, ImageFactory, MeasurementSetFactory
 from tests.provenance.chains import make_chain
 
 pytestmark = pytest.mark.django_db
@@ -44,6 +44,15 @@ def test_a_product_shows_its_graph_its_picture_and_its_impact(api, address, of):
     assert api.get(f"{base}/impact/").json()["counts"]["image"] >= 2
     assert api.get(f"/api/v1/{address}/{2**40}/provenance/").status_code == 404
     assert api.get(f"{base}/provenance/?depth=2").json()["errors"][0]["code"] == "unknown_parameter"
+
+
+def test_an_epoch_has_the_graph_of_its_current_mosaic(api):
+    chain = make_chain(2)
+    epoch, image = f"/api/v1/epochs/{chain.mosaic.mosaic_of_id}/", f"/api/v1/images/{chain.mosaic.pk}/"
+    for of in ("provenance/", "provenance.svg", "impact/"):
+        assert api.get(epoch + of).content == api.get(image + of).content
+    assert api.get(f"/api/v1/epochs/{EpochFactory().pk}/provenance/").status_code == 404
+    assert api.get(f"/api/v1/epochs/{2**40}/provenance/").status_code == 404
 
 
 def test_a_name_from_a_file_is_text_in_the_picture(api):
