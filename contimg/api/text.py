@@ -13,5 +13,5 @@ TEXT_NOT_BLANK = rf"^[^{_CONTROL}]*[^\s{_CONTROL}][^{_CONTROL}]*$"
 MOST_FILTER_CHARACTERS = 300  # no name has more, and SQLite searches for no pattern above 50 kB
 
 refuse_control_characters = RegexValidator(
-    rf"[{_CONTROL}]", "Leave out the control characters.", "control_character", inverse_match=True
+    rf"[{_CONTROL}]", message="Leave out the control characters.", code="control_character", inverse_match=True
 )
