@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -312,17 +313,20 @@ DEGRADED: list[type[HealthCheck]] = [
 class Threads(Executor):
     """A thread for each check, and none is waited for: of one that hangs that is told, and it is not begun again."""
 
-    _hanging: dict[str, Thread] = {}
+    _running: dict[str, tuple[Thread, float]] = {}  # and since when
 
     def submit(self, run: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         name = type(run.__self__).__name__
-        if (before := self._hanging.get(name)) is not None and before.is_alive():
+        before, since = self._running.get(name, (None, 0.0))
+        is_running = before is not None and before.is_alive()
+        if is_running and time.monotonic() - since > run.__self__.timeout.total_seconds():
             future.set_exception(ServiceUnavailable("it still hangs from the last time that it was asked"))
             return future
         thread = Thread(target=_settle, args=(future, run), name=f"health-{name}", daemon=True)
-        self._hanging[name] = thread
+        if not is_running:
+            self._running[name] = (thread, time.monotonic())
         thread.start()
         return future
 

@@ -35,7 +35,7 @@ class Web:
         self.port, self.token = _free_port(), token
         command = [
             str(Path(sys.executable).with_name("granian")), "--interface", "wsgi", "--workers", str(workers),
-            "--blocking-threads", "4", "--port", str(self.port), "contimg.wsgi:application",
+            "--blocking-threads", "4", "--respawn-failed-workers", "--port", str(self.port), "contimg.wsgi:application",
         ]  # fmt: skip
         with (installation.folder / "web.log").open("ab") as log:
             self.process = subprocess.Popen(

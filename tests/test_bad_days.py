@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -265,7 +264,7 @@ def test_a_redis_that_is_stopped_hung_or_full_makes_the_service_unthrottled_and_
     web = Web(installation, workers=1)
     assert [web.get(LISTING).status for _ in range(6)] == [200] * 5 + [429]
 
-    private_redis._process.send_signal(signal.SIGSTOP)  # hung
+    private_redis.freeze()  # hung
     answers = [web.get(LISTING) for _ in range(40)]
     assert {answer.status for answer in answers} == {200}
     assert sum(sorted(answer.seconds for answer in answers)[-4:]) < 1.5
@@ -273,7 +272,7 @@ def test_a_redis_that_is_stopped_hung_or_full_makes_the_service_unthrottled_and_
     assert web.metric("contimg_breaker_refused_total", breaker="redis-cache") > 10
     health = web.get("/health/")
     assert (health.status, health.json["checks"]["Cache"]["status"]) == (200, "warning")
-    private_redis._process.send_signal(signal.SIGCONT)
+    private_redis.thaw()
     until(lambda: web.get(LISTING).status == 429, within_s=30, every_s=0.5)  # it counts again
     assert web.metric("contimg_breaker_open", breaker="redis-cache") == 0
 

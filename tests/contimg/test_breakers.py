@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
@@ -170,7 +169,7 @@ def test_forty_requests_lose_less_than_a_second_to_a_redis_that_hangs(installati
         assert (answer.status_code, answer.json()["status"]) == (200, "warning")
         assert answer.json()["checks"]["Breakers"]["status"] == "warning"
         assert "redis-cache" in answer.json()["checks"]["Breakers"]["detail"]
-        private_redis._process.send_signal(signal.SIGCONT)
+        private_redis.thaw()
         redis_cache.BREAKER._opened_at -= 60  # it has rested
         assert client.get("/api/v1/calibrators/").status_code == 200
         assert not redis_cache.BREAKER.is_open
