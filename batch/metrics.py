@@ -19,9 +19,10 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batch.models import Batch, Item
+from batch.models import Attempt, Batch, Item
 from batch.status import status
 from contimg.api.pagination import count
+from contimg.products import disk_usages
 from images.models import Image
 from observations.models import MeasurementSet
 from qa.models import Alert
@@ -36,6 +37,7 @@ READ_BYTES = Counter("contimg_stage_read_bytes", "Size of what the attempts that
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
+BY_STATE = ("stage", "state")
 TILE_S = 309.0  # real tiles begin so far apart
 MOST_IMAGES = 400  # of a night; 24 h hold 280 tiles
 OF_IMAGE = ("rms_jy_per_beam", "thermal_rms_jy_per_beam", "comparison__flux_ratio", "grade")
@@ -70,6 +72,7 @@ class Pipeline(Collector):
     def _read(self) -> Iterator[Metric]:
         now = timezone.now()
         yield from _queue(now)
+        yield _tried(now)
         yield from _state(status(now=now))
         yield from _night(now)
         yield labelled("contimg_rows", "Rows there are; above 10 000 an estimate.", "resource", {
@@ -96,7 +99,7 @@ def labelled(name: str, meaning: str, label: str, values: dict[str, Any]) -> Met
 
 
 def _queue(now: datetime) -> Iterator[Metric]:
-    depth = GaugeMetricFamily("contimg_queue_items", "Items that have not ended.", labels=["stage", "state"])
+    depth = GaugeMetricFamily("contimg_queue_items", "Items that have not ended.", labels=BY_STATE)
     rows = Item.objects.unended().order_by().values("stage", "state").annotate(n=Count("pk"))
     for row in rows:
         depth.add_metric([row["stage"], row["state"]], row["n"])
@@ -109,12 +112,21 @@ def _queue(now: datetime) -> Iterator[Metric]:
     yield gauge("contimg_batches_open", "Batches that have not ended.", Batch.objects.unended().count())
 
 
+def _tried(now: datetime) -> Metric:
+    found = GaugeMetricFamily("contimg_items_hour", "Items tried in the last hour, as they are now.", labels=BY_STATE)
+    ended = Attempt.objects.filter(finished_at__gte=now - HOUR).order_by().values("item__stage", "item__state")
+    for row in ended.annotate(n=Count("item", distinct=True)):
+        found.add_metric([row["item__stage"], row["item__state"]], row["n"])
+    return found
+
+
 def _state(told: dict[str, Any]) -> Iterator[Metric]:
-    """What `manage.py status` says."""
-    alive = [worker for worker in told["workers"] if worker["is_alive"]]
+    """What `manage.py status` says. A watch that leaves the work to others is no worker."""
+    workers = [worker for worker in told["workers"] if worker["processes"]]
+    alive = [worker for worker in workers if worker["is_alive"]]
     yield gauge("contimg_workers", "Supervisors seen within a minute.", len(alive))
     yield gauge("contimg_worker_processes", "Their processes.", sum(worker["processes"] for worker in alive))
-    lost = {_host(worker) for worker in told["workers"]} - {_host(worker) for worker in alive}
+    lost = {_host(worker) for worker in workers} - {_host(worker) for worker in alive}
     yield gauge("contimg_hosts_lost", "Where workers fell silent in the last day, and none is at work now.", len(lost))
     yield gauge("contimg_pauses", "Pauses of stages.", len(told["pauses"]))
     yield gauge("contimg_backlog_hours", "How long the open items will take the workers.", told["backlog"]["hours"])
@@ -122,8 +134,11 @@ def _state(told: dict[str, Any]) -> Iterator[Metric]:
     yield gauge("contimg_last_file_timestamp_seconds", "When the newest file came.", _unix(told["last_file_at"]))
     table = told["last_calibration"]
     yield gauge("contimg_last_calibration_timestamp_seconds", "Of tables in use.", _unix(table and table["solved_at"]))
-    yield gauge("contimg_disk_free_bytes", "Of the products root.", told["disk"]["free_bytes"])
-    yield gauge("contimg_disk_hours", "How long that lasts at the last day's pace.", told["disk"]["hours"])
+    yield labelled("contimg_disk_free_bytes", "Where this machine writes.", "root", {
+        root: usage.free for root, usage in disk_usages().items()
+    })  # fmt: skip
+    hours = told["disk"]["hours"]
+    yield gauge("contimg_disk_hours", "How long the products root lasts at the last day's pace.", hours)
     failed = GaugeMetricFamily("contimg_failures_day", "Items failed in the last day.", labels=["stage", "code"])
     for row in told["failures"]:
         failed.add_metric([row["stage"], row["error_code"]], row["n"])

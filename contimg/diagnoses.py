@@ -13,11 +13,9 @@ import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
-import psutil
 from django.conf import settings
 from django.core.cache import cache
 from django.db import DEFAULT_DB_ALIAS, Error, connection, connections
@@ -37,7 +35,7 @@ from contimg.cache import UNAVAILABLE
 from contimg.exceptions import EngineUnavailable
 from contimg.metrics import pool_figures
 from contimg.models import BreakerState
-from contimg.products import is_gone, products_root
+from contimg.products import disk_usages, is_gone, products_root
 from observations.models import MeasurementSet
 from sources.comparison import chosen_catalogue
 
@@ -138,10 +136,7 @@ class Disk(Check):
     """There is room where the service writes."""
 
     def look(self) -> None:
-        roots = {
-            "products": products_root(), "var": Path(settings.VAR_DIR), "logs": Path(settings.CONTIMG_LOG_DIR),
-        }  # fmt: skip
-        usages = {name: psutil.disk_usage(str(root)) for name, root in roots.items() if root.is_dir()}
+        usages = disk_usages()
         self.figures = {name: {"free_bytes": usage.free, "percent": usage.percent} for name, usage in usages.items()}
         full = [name for name, usage in usages.items() if usage.free < DISK_RESERVE_BYTES]
         if full:

@@ -48,6 +48,14 @@ def products_root() -> Path:
     return Path(settings.CONTIMG_PRODUCTS_ROOT)
 
 
+def disk_usages() -> dict[str, Any]:
+    """Of the disk below each folder that the service writes to, where it is there."""
+    roots = {
+        "products": products_root(), "var": Path(settings.VAR_DIR), "logs": Path(settings.CONTIMG_LOG_DIR),
+    }  # fmt: skip
+    return {name: psutil.disk_usage(str(root)) for name, root in roots.items() if root.is_dir()}
+
+
 def product_path(relative: str) -> Path:
     """The absolute path of a product.
 

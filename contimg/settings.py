@@ -248,6 +248,7 @@ WHITENOISE_USE_FINDERS = True  # a fresh checkout serves the admin's styles with
 _LOCAL_ONLY = set(ALLOWED_HOSTS) <= {"localhost", "127.0.0.1", "[::1]", "testserver"}
 HTTPS = _flag("CONTIMG_HTTPS", not DEBUG and not _LOCAL_ONLY)
 SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^health/", r"^metrics$"]  # asked on this machine, past the proxy
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0

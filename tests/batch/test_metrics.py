@@ -10,6 +10,7 @@ from batch import metrics
 from batch.models import Item
 from tests.factories import (
     AlertFactory,
+    AttemptFactory,
     ComparisonFactory,
     ImageFactory,
     ItemFactory,
@@ -62,6 +63,34 @@ def test_workers_pauses_and_failures_are_told():
     assert (found["contimg_workers",], found["contimg_worker_processes",], found["contimg_hosts_lost",]) == (1, 3, 1)
     assert found["contimg_pauses",] == 1
     assert found["contimg_failures_day", "convert", "bad_visibilities"] == 1
+
+
+def test_a_watch_that_leaves_the_work_to_others_is_no_worker_and_hides_no_lost_one():
+    silent = timezone.now() - timedelta(minutes=9)
+    WorkerFactory(name="corr01.1.a_1", host="corr01", n_processes=0)
+    WorkerFactory(name="corr01.2.a_1", host="corr01", n_processes=2, seen_at=silent)
+    WorkerFactory(name="corr02.1.a_1", host="corr02", n_processes=0, seen_at=silent)
+    found = values()
+    assert (found["contimg_workers",], found["contimg_hosts_lost",]) == (0, 1)
+
+
+def test_what_was_tried_in_the_last_hour_is_told_as_it_is_now():
+    now = timezone.now()
+    item = ItemFactory(stage="image", state="failed")
+    for ago in (timedelta(minutes=9), timedelta(minutes=5)):
+        AttemptFactory(item=item, outcome="failed", finished_at=now - ago)
+    AttemptFactory(item__stage="image", item__state="done", finished_at=now - timedelta(minutes=59))
+    AttemptFactory(item__stage="image", item__state="done", finished_at=now - timedelta(minutes=61))
+    found = values()
+    assert found["contimg_items_hour", "image", "failed"] == 1
+    assert found["contimg_items_hour", "image", "done"] == 1
+
+
+def test_the_room_is_told_of_every_folder_that_is_written():
+    found = values()
+    assert {root: found["contimg_disk_free_bytes", root] > 0 for root in ("products", "var")} == {
+        "products": True, "var": True,
+    }  # fmt: skip
 
 
 def test_the_latest_night_is_told_by_medians_and_grades():

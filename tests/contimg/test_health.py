@@ -90,6 +90,13 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
     assert (listing[0], listing[1]["code"], listing[2]) == (503, "database_unavailable", "30")
 
 
+@pytest.mark.django_db
+def test_machines_on_this_host_need_no_https(client, settings):
+    settings.SECURE_SSL_REDIRECT = True
+    statuses = {path: client.get(path).status_code for path in ("/metrics", "/health/ready", "/health/", "/api/v1/")}
+    assert statuses == {"/metrics": 200, "/health/ready": 200, "/health/": 200, "/api/v1/": 301}
+
+
 class Slow(HealthCheck):
     def run(self):
         raise ServiceWarning("the disk is filling up")
