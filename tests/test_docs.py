@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -18,6 +19,7 @@ from django.core.management import get_commands
 from django.forms import ChoiceField, Field
 from rest_framework import exceptions as drf
 
+from contimg.api.errors import problem
 from contimg.exceptions import ContimgError
 
 ROOT = Path(settings.BASE_DIR)
@@ -87,9 +89,20 @@ def http_statuses() -> dict[str, int]:
         if error.__module__.split(".")[0] in ("rest_framework", *OURS) and error is not drf.ValidationError
     }
     codes.pop(drf.APIException.default_code, None)
-    return codes | {
-        str(found["code"]): int(str(found["status"])) for found in api_calls_with_code() if "status" in found
-    }
+    return (
+        codes
+        | {str(found["code"]): int(str(found["status"])) for found in api_calls_with_code() if "status" in found}
+        | statuses_of_the_proxy()
+    )
+
+
+def statuses_of_the_proxy() -> dict[str, int]:
+    """What nginx says itself, each the shape of an error of ours."""
+    said = re.findall(r"return (\d+) '(\{.*\})'", (ROOT / "ops/nginx/contimg.conf").read_text())
+    problems = [(int(status), json.loads(text)) for status, text in said]
+    for status, found in problems:
+        assert found == problem(status=status, code=found["code"], detail=found["detail"], instance="")
+    return {found["code"]: status for status, found in problems}
 
 
 def parameter_codes() -> set[str]:

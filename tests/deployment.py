@@ -1,0 +1,180 @@
+"""What ops/ says, on ports and in folders of a test's own: the web server of its unit, nginx with its site."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shlex
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.batch.installation import PROJECT, Installation, skip_or_fail, until
+from tests.batch.servers import _answers, _free_port
+
+OPS = PROJECT / "ops"
+NOBODY = 65534
+HOST = "contimg.example"
+PROXIED = {"CONTIMG_ALLOWED_HOSTS": HOST, "CONTIMG_BEHIND_PROXY": "true"}
+
+
+def as_nobody() -> list[str]:
+    """What a command is begun with, so that it does not run as root."""
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
+
+
+class Unit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._text = (OPS / "systemd" / f"{name}.service").read_text()
+
+    def all(self, key: str) -> list[str]:
+        return re.findall(rf"^{key}=(.*)$", self._text, re.MULTILINE)
+
+    def one(self, key: str) -> str:
+        (value,) = self.all(key)
+        return value
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Any
+    body: bytes
+
+
+class Web:
+    """contimg-web, with this checkout's program and a port of its own."""
+
+    def __init__(self, installation: Installation) -> None:
+        self.port = _free_port()
+        program, *arguments = shlex.split(Unit("contimg-web").one("ExecStart"))
+        arguments[arguments.index("--port") + 1] = str(self.port)
+        self._log = installation.folder / "web.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name(Path(program).name), *arguments], cwd=PROJECT,
+                env=installation.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        installation._started.append(self.process)
+        until(lambda: _answers(self.port), within_s=60)
+
+    def until_started(self, n: int) -> None:
+        """So many of its processes, those that are gone counted too, have come to serve."""
+        until(lambda: self._log.read_text().count("Started worker-") >= n)
+
+
+class Nginx:
+    """The site of ops/nginx before a port of this machine, run by nobody in particular."""
+
+    def __init__(self, upstream_port: int) -> None:
+        if (program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
+            skip_or_fail("SKIPPED: nginx (Debian package nginx) is not installed.")
+        self.folder = Path(tempfile.mkdtemp(prefix="nginx"))
+        self.http_port, self.https_port = _free_port(), _free_port()
+        _make_certificate(self.folder)
+        (self.folder / "site.conf").write_text(self._site(upstream_port))
+        (self.folder / "nginx.conf").write_text(_MAIN)
+        if os.geteuid() == 0:
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, NOBODY, NOBODY)
+        self.command = [*as_nobody(), program, "-p", str(self.folder), "-c", "nginx.conf", "-e", "error.log"]
+        self.process: subprocess.Popen | None = None
+
+    def _site(self, upstream_port: int) -> str:
+        text = (OPS / "nginx" / "contimg.conf").read_text()
+        text = re.sub(r"^ *listen \[::\].*\n", "", text, flags=re.MULTILINE)
+        text = text.replace("listen 80;", f"listen 127.0.0.1:{self.http_port};")
+        text = text.replace("listen 443 ", f"listen 127.0.0.1:{self.https_port} ")
+        text = text.replace("127.0.0.1:8000", f"127.0.0.1:{upstream_port}")
+        return re.sub(r"/etc/letsencrypt/live/[^/]+", str(self.folder), text)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [*self.command, "-g", "daemon off;"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: _answers(self.https_port))
+
+    def remove(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def connect(self, *, client: str = "127.0.0.1", timeout_s: float = 20) -> http.client.HTTPSConnection:
+        """`client` is the address that it sees, of this machine."""
+        trusting = ssl.create_default_context(cafile=self.folder / "fullchain.pem")
+        trusting.check_hostname = False  # the address is one of this machine
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.https_port, timeout=timeout_s, context=trusting, source_address=(client, 0)
+        )
+
+    def ask(
+        self, path: str, *, method: str = "GET", body: bytes | None = None, client: str = "127.0.0.1",
+        timeout_s: float = 20, **headers: str,
+    ) -> Answer:  # fmt: skip
+        connection = self.connect(client=client, timeout_s=timeout_s)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return _asked(connection, method, path, body, {"Host": HOST, **named})
+
+    def ask_http(self, path: str) -> Answer:
+        plain = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        return _asked(plain, "GET", path, None, {"Host": HOST})
+
+
+def _asked(connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: Any) -> Answer:
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+def _make_certificate(folder: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem", "-subj", f"/CN={HOST}"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+
+# In the place of Debian's, with what docs/deployment.md has changed in it.
+_MAIN = """
+worker_processes 2;
+pid nginx.pid;
+events { worker_connections 8192; }
+http {
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    include site.conf;
+}
+"""
+
+
+@pytest.fixture
+def proxied() -> Iterator[Any]:
+    """Makes nginx before a port: `proxied(port)`, which runs."""
+    made: list[Nginx] = []
+
+    def make(port: int) -> Nginx:
+        made.append(nginx := Nginx(port))
+        nginx.start()
+        return nginx
+
+    yield make
+    for nginx in made:
+        nginx.remove()
