@@ -13,6 +13,7 @@ import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
 
