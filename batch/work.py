@@ -98,6 +98,7 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> int:
         make_durable(folder)
         if subject is not None:
             note(folder, products_of(subject))
+        is_sure = True
         try:
             with tracing.span("record", parent=held.traceparent), transaction.atomic():
                 transitions.finish(held)
@@ -114,11 +115,11 @@ def _do(held: Claim, stage: Stage, job: Job, began_s: float) -> int:
                     cpu_s=_cpu_s() - began_cpu_s,
                 )
         except DatabaseError:  # whether that was committed is not known now: who clears the folder looks
+            is_sure = False
             raise
-        except BaseException:
-            remove_unnamed(folder, subject=subject)
-            raise
-        remove_unnamed(folder, subject=subject)
+        finally:
+            if is_sure:
+                remove_unnamed(folder, subject=subject)
     return evidence.total_bytes(inputs)
 
 

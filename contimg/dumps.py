@@ -17,7 +17,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -263,15 +263,18 @@ def _whole(process: Any, path: Path) -> Iterator[bytes]:
 @contextmanager
 def _running(command: list[str], **options: Any) -> Iterator[Any]:
     """A program that does not outlive the block."""
-    with subprocess.Popen(command, **options) as process:  # noqa: S603 - a program of PostgreSQL, options of ours
-        try:
-            yield process
-        except BaseException:
-            process.kill()
-            with suppress(BrokenPipeError):  # of what it was not sent yet
-                if process.stdin:
-                    process.stdin.close()
-            raise
+    # A program of PostgreSQL, options of ours.
+    with subprocess.Popen(command, **options) as process, ExitStack() as unless_done:  # noqa: S603
+        unless_done.callback(_kill, process)
+        yield process
+        unless_done.pop_all()
+
+
+def _kill(process: Any) -> None:
+    process.kill()
+    with suppress(BrokenPipeError):  # of what it was not sent yet
+        if process.stdin:
+            process.stdin.close()
 
 
 _COPY = re.compile(rb'COPY (?:\w+\.)?"?(\w+)"? \(.*\) FROM stdin;$')

@@ -28,17 +28,23 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     _limit(order)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.excepthook = _broken
     try:
         _work(order)
-        why = ""
+        _end("")
     except ContimgError as error:
-        why = str(error)
+        _end(str(error))
     except MemoryError:
-        why = f"it needs more than {order['memory_bytes'] / 1e9:g} GB of memory"
-    # The edge of this process: what a library raises on a broken file is of every kind, and the log gets all of it.
-    except Exception:  # noqa: BLE001
-        traceback.print_exc()
-        why = "there is a fault here, or in the file; the log has the details"
+        _end(f"it needs more than {order['memory_bytes'] / 1e9:g} GB of memory")
+
+
+def _broken(*error: Any) -> None:
+    """The edge of this process: what a library raises on a broken file is of every kind, and the log gets all of it."""
+    traceback.print_exception(*error)
+    _end("there is a fault here, or in the file; the log has the details")
+
+
+def _end(why: str) -> None:
     sys.stderr.flush()
     if why:
         print(json.dumps({"why": why}), flush=True)
