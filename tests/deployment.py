@@ -24,7 +24,7 @@ from tests.batch.servers import _answers, _free_port
 OPS = PROJECT / "ops"
 NOBODY = 65534
 HOST = "contimg.example"
-PROXIED = {"CONTIMG_ALLOWED_HOSTS": HOST, "CONTIMG_BEHIND_PROXY": "true"}
+PROXIED = {"CONTIMG_ALLOWED_HOSTS": f"{HOST},127.0.0.1", "CONTIMG_BEHIND_PROXY": "true"}
 
 
 def as_nobody() -> list[str]:

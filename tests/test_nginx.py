@@ -16,10 +16,11 @@ import pytest
 from django.contrib.auth.models import User
 
 from access.services import create_token
-from batch.services import create_batch
+from batch.services import cancel_batch, create_batch
 from contimg.products import products_root
 from tests.batch.installation import Installation, until
-from tests.deployment import HOST, NOBODY, PROXIED, Nginx, Web
+from tests.batch.servers import _answers
+from tests.deployment import HOST, NOBODY, PROXIED, Nginx, Unit, Web
 from tests.factories import ImageFactory, SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation", "tests.deployment"]
@@ -169,9 +170,7 @@ def readers(nginx) -> Iterator[list[int]]:
         thread.join()
 
 
-def test_a_web_process_that_is_killed_is_started_again_and_what_it_had_not_answered_is_asked_of_another(
-    web, nginx, readers
-):
+def test_what_a_killed_web_process_had_not_answered_is_asked_of_another(web, nginx, readers):
     server = psutil.Process(web.process.pid)
     web.until_started(2)
     until(lambda: len(readers) > 20)
@@ -183,3 +182,19 @@ def test_a_web_process_that_is_killed_is_started_again_and_what_it_had_not_answe
     until(lambda: len(readers) > seen + 20)
     assert set(readers) <= {200, 0}, (nginx.folder / "error.log").read_text()
     assert readers.count(0) <= 4, "more than were being sent when it was killed"
+
+
+def test_an_answer_that_is_being_given_is_finished_when_the_server_is_told_to_stop(web):
+    batch = create_batch(stage="convert", subjects=[("subband_group", SubbandGroupFactory().pk)]).batch
+    token = create_token(user=User.objects.create_superuser("root"), scope="admin", name="stop", days=1)[1]
+    headers = {"Host": "127.0.0.1", "X-Forwarded-Proto": "https", "Authorization": f"Bearer {token}"}
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=20)
+    connection.request("GET", f"/api/v1/batches/{batch.pk}/events/", headers=headers)
+    stream = connection.getresponse()
+    until(lambda: stream.readline() == b": nothing new\n", every_s=0)
+    web.process.terminate()
+    until(lambda: not _answers(web.port))
+    assert web.process.poll() is None
+    cancel_batch(batch=batch)
+    assert b"event: end" in stream.read()
+    assert web.process.wait(float(Unit("contimg-web").one("TimeoutStopSec"))) == 0
