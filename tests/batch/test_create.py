@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.factories import ImageFactory, SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation"]
 N_ITEMS = 10_000
+N_KILLS = int(os.environ.get("CONTIMG_TEST_KILLS", "4"))
 APPLICATION_NAME = f"contimg test {uuid.uuid4().hex}"
 CREATOR = """
 import django; django.setup()
@@ -49,7 +51,7 @@ def test_a_creator_killed_at_any_moment_leaves_all_or_nothing(engine, install):
     SubbandGroup.objects.bulk_create(SubbandGroupFactory.build_batch(N_ITEMS), batch_size=2000)
     chance = random.Random(1)
     n_made = 0
-    for _ in range(8):
+    for _ in range(N_KILLS):
         creator = subprocess.Popen(
             [sys.executable, "-c", CREATOR],
             cwd=PROJECT,

@@ -48,6 +48,15 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, arguments, environment, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture
+def migrated(tmp_path_factory) -> Path:
+    """The folder of an installation with nothing in it, the same for all that only read."""
+    folder = tmp_path_factory.getbasetemp() / "of_commands"
+    if not folder.exists():
+        manage(folder, "migrate", "-v", "0")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -72,21 +81,17 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, arguments, environment, 
         (["light_curve", "\udcff"], "is not UTF-8"),
     ],
 )  # fmt: skip
-def test_words_that_mean_nothing_here_are_refused_in_one_sentence(tmp_path_factory, arguments, sentence):
-    folder = tmp_path_factory.getbasetemp() / "of_commands"
-    if not folder.exists():
-        manage(folder, "migrate", "-v", "0")
-    done = manage(folder, *arguments)
+def test_words_that_mean_nothing_here_are_refused_in_one_sentence(migrated, arguments, sentence):
+    done = manage(migrated, *arguments)
     assert done.returncode in (1, 2)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["batch", "list"]])
-def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path, arguments):
-    manage(tmp_path, "migrate", "-v", "0")
+def test_a_reader_that_has_seen_enough_ends_it_quietly(migrated, arguments):
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "w") as nobody:
-        done = manage(tmp_path, *arguments, stdout=nobody)
+        done = manage(migrated, *arguments, stdout=nobody)
     assert (done.returncode, done.stderr) == (141, "")
