@@ -268,6 +268,7 @@ def test_the_table_has_every_change_that_the_api_offers():
     assert offered == set(WRITES) | {(name, "head") for name, method in offered if method == "head"}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("public", [True, False])
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_may_do_what_the_table_says_and_each_change_is_noted_once(role, public, world, settings):

@@ -344,7 +344,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(settings, tmp_pa
 
 
 # --- installations ---------------------------------------------------------------------------------------------------
-@pytest.mark.own_database
+@pytest.mark.once
 def test_another_database_at_the_same_address_is_another_installation_in_every_process(tmp_path):
     database, elsewhere = tmp_path / "contimg.sqlite3", tmp_path / "of_the_first.sqlite3"
     address = {"DATABASE_URL": f"sqlite:///{database}"}

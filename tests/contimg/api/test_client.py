@@ -19,7 +19,7 @@ from contimg.urls import router
 from tests.factories import ImageFactory, SubbandGroupFactory
 from tests.test_query_budgets import make_rows
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 FILES = ("application/fits", "image/png", "image/svg+xml")  # the generator has to be told which types are bytes
 
 
