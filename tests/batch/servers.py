@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,10 +18,13 @@ import pytest
 from tests.batch.installation import skip_or_fail, until
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+def free_port() -> int:
+    """Below those that the system gives to clients: one of them could take it while its server is away."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as one:
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError("100 ports of 127.0.0.1 are all taken.")
 
 
 def _answers(port: int) -> bool:
@@ -38,7 +42,7 @@ class Postgres:
         self._user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
         if self._user:
             shutil.chown(self._folder, "postgres")
-        self._data, self._port = self._folder / "data", _free_port()
+        self._data, self._port = self._folder / "data", free_port()
         self._run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 
     @property
@@ -70,7 +74,7 @@ class Redis:
 
     def __init__(self, program: str) -> None:
         self._program = program
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen | None = None
 
     @property
