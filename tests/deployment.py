@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.batch.installation import PROJECT, Installation, skip_or_fail, until
-from tests.batch.servers import _answers, _free_port
+from tests.batch.servers import _answers, free_port
 
 OPS = PROJECT / "ops"
 NOBODY = 65534
@@ -56,7 +56,7 @@ class Web:
     """contimg-web, with this checkout's program and a port of its own."""
 
     def __init__(self, installation: Installation) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         program, *arguments = shlex.split(Unit("contimg-web").one("ExecStart"))
         arguments[arguments.index("--port") + 1] = str(self.port)
         self._log = installation.folder / "web.log"
@@ -80,7 +80,7 @@ class Nginx:
         if (program := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
             skip_or_fail("SKIPPED: nginx (Debian package nginx) is not installed.")
         self.folder = Path(tempfile.mkdtemp(prefix="nginx"))
-        self.http_port, self.https_port = _free_port(), _free_port()
+        self.http_port, self.https_port = free_port(), free_port()
         _make_certificate(self.folder)
         (self.folder / "site.conf").write_text(self._site(upstream_port))
         (self.folder / "nginx.conf").write_text(_MAIN)

@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.batch.installation import PROJECT, Installation, until
-from tests.batch.servers import _free_port
+from tests.batch.servers import free_port
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Answer:
 
 class Web:
     def __init__(self, installation: Installation, *, workers: int = 2, token: str = "") -> None:
-        self.port, self.token = _free_port(), token
+        self.port, self.token = free_port(), token
         command = [
             str(Path(sys.executable).with_name("granian")), "--interface", "wsgi", "--workers", str(workers),
             "--blocking-threads", "4", "--respawn-failed-workers", "--port", str(self.port), "contimg.wsgi:application",

@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from observations.engines.simulator import simulate_tile
 from tests.batch.installation import PROJECT, skip_or_fail, until
-from tests.batch.servers import _answers, _free_port
+from tests.batch.servers import _answers, free_port
 from tests.deployment import HOST, NOBODY, OPS, Unit
 from tests.science import QUIET, field_plan
 
@@ -72,7 +72,7 @@ def environment_file(**changes: str) -> dict[str, str]:
 class Machine:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder, self.environment = folder, environment
-        self.web_port = _free_port()
+        self.web_port = free_port()
         self._running: dict[str, subprocess.Popen] = {}
 
     def run(self, *command: str, **environment: str) -> str:
@@ -183,7 +183,7 @@ def machine(private_postgres, private_redis, tmp_path) -> Iterator[Machine]:
             DATABASE_URL=f"postgres://contimg@{at}/contimg",
             CONTIMG_BROKER_URL=f"{redis}/1",
             CONTIMG_REDIS_URL=f"{redis}/0",
-            CONTIMG_WORKER_METRICS=f"127.0.0.1:{_free_port()}",
+            CONTIMG_WORKER_METRICS=f"127.0.0.1:{free_port()}",
         ),
     )
     yield made
