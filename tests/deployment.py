@@ -83,7 +83,7 @@ class Nginx:
         self.http_port, self.https_port = free_port(), free_port()
         _make_certificate(self.folder)
         (self.folder / "site.conf").write_text(self._site(upstream_port))
-        (self.folder / "nginx.conf").write_text(_MAIN)
+        (self.folder / "nginx.conf").write_text(_main_conf())
         if os.geteuid() == 0:
             for path in (self.folder, *self.folder.iterdir()):
                 os.chown(path, NOBODY, NOBODY)
@@ -148,21 +148,28 @@ def _make_certificate(folder: Path) -> None:
     )  # fmt: skip
 
 
-# In the place of Debian's, with what docs/deployment.md has changed in it.
-_MAIN = """
-worker_processes 2;
-pid nginx.pid;
-events { worker_connections 8192; }
-http {
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    include site.conf;
-}
-"""
+def _main_conf() -> str:
+    """Debian's, changed as docs/deployment.md says, with folders that nobody in particular may write to."""
+    command = re.search(r"^    sed -i (.*) /etc/nginx/nginx\.conf$", (PROJECT / "docs/deployment.md").read_text(), re.M)
+    text = subprocess.run(
+        ["sed", *shlex.split(command[1]), "/etc/nginx/nginx.conf"], check=True, capture_output=True, text=True
+    ).stdout
+    for theirs, ours in {
+        r"^user .*": "",
+        r"^pid .*": "pid nginx.pid;",
+        r"^error_log .*": "",
+        r"^\s*access_log .*": "access_log off;",
+        r"^include .*modules-enabled.*": "",
+        r"^\s*include .*conf\.d.*": "",
+        r"^\s*include .*sites-enabled.*": "include site.conf;",
+        r"^http \{": "http {\n" + "".join(f"{kind}_temp_path {kind};\n" for kind in _TEMPORARY),
+    }.items():
+        text, n = re.subn(theirs, ours, text, flags=re.MULTILINE)
+        assert n, f"nginx.conf has no {theirs}"
+    return text
+
+
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
-from django.core.management import load_command_class
+from django.core.management import get_commands, load_command_class
 
 from tests.batch.installation import skip_or_fail
 
@@ -77,3 +77,16 @@ def test_systemd_understands_the_units(unit, tmp_path):
     copy.write_text(text.replace("User=contimg\n", ""))
     said = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
     assert "contimg" not in said.stderr, said.stderr
+
+
+def test_the_page_of_deployment_names_files_units_and_commands_that_exist():
+    text = (OPS.parent / "docs" / "deployment.md").read_text()
+    commands = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    for path in re.findall(r"(?<=\s)(?:ops|requirements)/\S+", commands):
+        assert list(OPS.parent.glob(path)), path
+    enabled = re.findall(r"\bcontimg-[\w.]+", " ".join(re.findall(r"systemctl enable .*", commands)))
+    units = {unit.stem.rstrip("@") for unit in UNITS} - {timer.stem for timer in (OPS / "systemd").glob("*.timer")}
+    assert set(enabled) == units | {timer.name for timer in (OPS / "systemd").glob("*.timer")}
+    asked = set(re.findall(r"^    manage (\w+)", text, re.MULTILINE))
+    assert asked
+    assert asked <= get_commands().keys()
