@@ -55,10 +55,12 @@ class Answer:
 class Web:
     """contimg-web, with this checkout's program and a port of its own."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Installation, *, workers: int | None = None) -> None:
         self.port = free_port()
         program, *arguments = shlex.split(Unit("contimg-web").one("ExecStart"))
         arguments[arguments.index("--port") + 1] = str(self.port)
+        if workers is not None:
+            arguments[arguments.index("--workers") + 1] = str(workers)
         self._log = installation.folder / "web.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.batch.installation import PROJECT, Installation, until
-from tests.batch.servers import free_port
+from tests import deployment
+from tests.batch.installation import Installation, until
 
 
 @dataclass
@@ -30,19 +27,12 @@ class Answer:
         return json.loads(self.body)
 
 
-class Web:
+class Web(deployment.Web):
+    """That of the unit, as people and monitors see it."""
+
     def __init__(self, installation: Installation, *, workers: int = 2, token: str = "") -> None:
-        self.port, self.token = free_port(), token
-        command = [
-            str(Path(sys.executable).with_name("granian")), "--interface", "wsgi", "--workers", str(workers),
-            "--blocking-threads", "4", "--respawn-failed-workers", "--port", str(self.port), "contimg.wsgi:application",
-        ]  # fmt: skip
-        with (installation.folder / "web.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=PROJECT, env=installation.environment, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        installation._started.append(self.process)
+        self.token = token
+        super().__init__(installation, workers=workers)
         until(lambda: self.get("/health/live", within_s=1).status == 200, within_s=60)
 
     def get(self, path: str, *, within_s: float = 20) -> Answer:
