@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from asgiref.sync import async_to_sync
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -27,6 +28,8 @@ from contimg.diagnoses import DEGRADED, READY, Threads
 from contimg.metrics import registry
 
 RETRY_AFTER_S = 10
+logger = structlog.get_logger(__name__)
+_told: dict[str, str] = {}
 
 
 @never_cache
@@ -44,6 +47,7 @@ class Health(HealthCheckView):
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.results = await results(self.get_checks())
+        _tell_changes(self.results)
         with_details = self.with_details or is_trusted(request)
         if with_details and request.GET.get("format") == "openmetrics":
             return self.render_to_response_openmetrics()
@@ -69,9 +73,18 @@ async def results(checks: Iterable[HealthCheck]) -> list[HealthCheckResult]:
     return await asyncio.gather(*(check.get_result(threads) for check in checks))
 
 
+def _tell_changes(found: Iterable[HealthCheckResult]) -> None:
+    """To the log, once: who asks comes every few seconds."""
+    for result in found:
+        name, said = name_of(result), result.error.message if result.error else "ok"
+        if _told.get(name, "ok") != said:
+            logger.warning("health", check=name, state=state_of(result), detail=said)
+        _told[name] = said
+
+
 def answer_of(found: Iterable[HealthCheckResult]) -> dict[str, Any]:
     found = list(found)
-    return {"status": worst_of(found), "checks": {name_of(result): _told(result) for result in found}}
+    return {"status": worst_of(found), "checks": {name_of(result): _shown(result) for result in found}}
 
 
 def worst_of(found: Iterable[HealthCheckResult]) -> str:
@@ -91,7 +104,7 @@ def state_of(result: HealthCheckResult) -> str:
     return "warning" if isinstance(result.error, ServiceWarning) else "unavailable"
 
 
-def _told(result: HealthCheckResult) -> dict[str, Any]:
+def _shown(result: HealthCheckResult) -> dict[str, Any]:
     return {
         "status": state_of(result),
         "detail": result.error.message if result.error else None,

@@ -73,6 +73,8 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
             "django.request": {"level": "ERROR"},
             # A line for each doorbell; what the work came to is said by who did it.
             "celery": {"level": "WARNING"},
+            # With a traceback, and at every scrape; `contimg.health` says what has changed.
+            "health_check": {"level": "CRITICAL"},
             # Anybody can send a wrong Host header: no fault of ours, and a traceback of Django's insides tells nothing.
             "django.security.DisallowedHost": {"filters": ["without_traceback"]},
         },

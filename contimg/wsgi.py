@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
@@ -14,7 +15,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "contimg.settings")
 with contextlib.suppress(OSError):
     settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 # The web processes are children of the server, and each tells what all of them count. Without a folder each would tell
-# its own, which is better than not to serve.
-with contextlib.suppress(OSError):
-    share_counters(role="web", server_pid=os.getppid())
+# its own, which is better than not to serve. Who has loaded prometheus_client already counts in memory.
+if "prometheus_client" not in sys.modules:
+    with contextlib.suppress(OSError):
+        share_counters(role="web", server_pid=os.getppid())
 application = get_wsgi_application()

@@ -151,6 +151,19 @@ def told(client, name):
     return answer.json()["checks"][name]
 
 
+@pytest.mark.django_db
+def test_what_has_changed_is_in_the_log_once(client, monkeypatch, caplog):
+    monkeypatch.setattr(health, "_told", {})
+    monkeypatch.setattr(health.Health, "checks", [Slow])
+    for _ in range(3):
+        client.get("/health/ready")
+    monkeypatch.setattr(Slow, "run", lambda self: None)
+    client.get("/health/ready")
+    said = [record.getMessage() for record in caplog.records if record.name == "contimg.health"]
+    assert len(said) == 2
+    assert "the disk is filling up" in said[0]
+
+
 @pytest.mark.usefixtures("installation")
 class TestFindings:
     """Each says what is wrong and what to do, and none of them keeps the service from serving."""

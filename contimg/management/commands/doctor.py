@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from argparse import ArgumentParser
 from typing import Any
 
@@ -25,7 +24,6 @@ class Command(ContimgCommand):
         parser.add_argument("--json", action="store_true", dest="as_json", help="print it as JSON")
 
     def handle(self, *, as_json: bool, **options: Any) -> None:
-        logging.getLogger("health_check").setLevel(logging.CRITICAL)  # it logs what is printed here
         found = async_to_sync(results)([check() for check in (*READY, *DEGRADED)])
         if as_json:
             self.stdout.write(json.dumps(answer_of(found), indent=2))
