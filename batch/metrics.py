@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from batch.models import Attempt, Batch, Item
-from batch.status import status
+from batch.state import newest_group, pipeline_state, unprocessed_groups
 from contimg.api.pagination import count
 from contimg.products import disk_usages
 from images.models import Image
@@ -73,7 +73,7 @@ class Pipeline(Collector):
         now = timezone.now()
         yield from _queue(now)
         yield _tried(now)
-        yield from _state(status(now=now))
+        yield from _state(pipeline_state(now))
         yield from _night(now)
         yield labelled("contimg_rows", "Rows there are; above 10 000 an estimate.", "resource", {
             name: count(rows)["count"] for name, rows in ROWS.items()
@@ -121,7 +121,7 @@ def _tried(now: datetime) -> Metric:
 
 
 def _state(told: dict[str, Any]) -> Iterator[Metric]:
-    """What `manage.py status` says. A watch that leaves the work to others is no worker."""
+    """How the pipeline stands. A watch that leaves the work to others is no worker."""
     workers = [worker for worker in told["workers"] if worker["processes"]]
     alive = [worker for worker in workers if worker["is_alive"]]
     yield gauge("contimg_workers", "Supervisors seen within a minute.", len(alive))
@@ -130,7 +130,8 @@ def _state(told: dict[str, Any]) -> Iterator[Metric]:
     yield gauge("contimg_hosts_lost", "Where workers fell silent in the last day, and none is at work now.", len(lost))
     yield gauge("contimg_pauses", "Pauses of stages.", len(told["pauses"]))
     yield gauge("contimg_backlog_hours", "How long the open items will take the workers.", told["backlog"]["hours"])
-    yield gauge("contimg_tiles_unprocessed", "Of the last day of observing.", told["groups"]["unprocessed"])
+    unprocessed = unprocessed_groups(newest_group()).count()
+    yield gauge("contimg_tiles_unprocessed", "Of the last day of observing.", unprocessed)
     yield gauge("contimg_last_file_timestamp_seconds", "When the newest file came.", _unix(told["last_file_at"]))
     table = told["last_calibration"]
     yield gauge("contimg_last_calibration_timestamp_seconds", "Of tables in use.", _unix(table and table["solved_at"]))

@@ -2,74 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-import psutil
-from django.db.models import Count, Max, Min, Sum
 from django.utils import timezone
 
-from batch.estimates import Estimates
-from batch.models import Batch, Item, Pause, State, Worker
-from batch.presence import n_processes
-from calibration.models import CalibrationTable, Calibrator
+from batch.models import Item
+from batch.state import newest_group, pipeline_state, unprocessed_groups
+from calibration.models import Calibrator
 from calibration.querysets import HALF_POWER_RADIUS_DEG
-from contimg.products import is_gone, products_root
-from images.models import Image
-from observations.models import MeasurementSet, SubbandGroup
+from observations.models import SubbandGroup
 from observations.services import describe, why_not
 from observations.telescope import local_sidereal_time_h, meridian_icrs, next_transit
 
-DAY = timedelta(days=1)
 SHOWN = 10
 
 
 def status(*, now: datetime | None = None) -> dict[str, Any]:
     """Times are aware and in UTC, None where there is nothing yet."""
     now = now or timezone.now()
-    newest = SubbandGroup.objects.order_by("-observed_at", "-id").first()
+    newest = newest_group()
     dec_deg = newest.pointing_dec_deg if newest else None
     return {
         "at": now,
         "lst_h": local_sidereal_time_h(now),
         "strip_dec_deg": dec_deg,
-        "last_file_at": newest and newest.last_file_at,
+        **pipeline_state(now),
         "groups": _groups(newest),
-        "backlog": _backlog(),
         "running": _running(),
-        "disk": _disk(now),
-        "last_calibration": _last_calibration(),
         "next_transit": _next_transit(now, dec_deg),
-        "workers": _workers(now),
-        "pauses": list(Pause.objects.values("stage", "reason", "paused_by", "created_at")),
-        "failures": _failures(now - DAY),
     }
 
 
 def _groups(newest: SubbandGroup | None) -> dict[str, Any]:
-    """Tiles of the last day of observing that are not processed, or not again, and why."""
-    if newest is None:
-        return {"unprocessed": 0, "newest": []}
-    rows = SubbandGroup.objects.unprocessed().filter(observed_at__gte=newest.observed_at - DAY)
+    """Why tiles wait."""
+    rows = unprocessed_groups(newest)
     shown = rows.with_files().order_by("-observed_at", "-id")[:SHOWN]
     return {
         "unprocessed": rows.count(),
         "newest": [
             {"id": group.pk, "name": group.name, "reason": describe(group), "code": why_not(group)} for group in shown
         ],
-    }
-
-
-def _backlog() -> dict[str, Any]:
-    """What is open, why it waits, and the hours that the workers there are need for it (None: not known yet)."""
-    opened = list(Batch.objects.unended())
-    counts = Item.objects.unended().order_by().values("state", "error_code").annotate(n=Count("pk"))
-    return {
-        "batches": len(opened),
-        "items": sum(batch.n_open for batch in opened),
-        "hours": _hours(opened),
-        "waiting_for": {row["error_code"]: row["n"] for row in counts if row["error_code"]},
     }
 
 
@@ -88,40 +61,6 @@ def _running() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _hours(opened: Iterable[Batch]) -> float | None:
-    estimates = Estimates()
-    seconds = [estimates.work_s(batch) for batch in opened]
-    if any(work_s is None for work_s in seconds):
-        return None
-    return sum(filter(None, seconds)) / max(1, n_processes()) / 3600
-
-
-def _disk(now: datetime) -> dict[str, Any]:
-    """Free bytes under the products root (None: it is not there), and the hours they last at the last day's pace."""
-    root = products_root()
-    if not root.is_dir():
-        return {"free_bytes": None, "hours": None}
-    free = psutil.disk_usage(str(root)).free
-    made = bytes_made(since=now - DAY)
-    return {"free_bytes": free, "hours": 24 * free / made if made else None}
-
-
-def bytes_made(*, since: datetime) -> int:
-    """Measurement sets and images, which are nearly all of it."""
-    made = (
-        model._default_manager.filter(created_at__gte=since).aggregate(n=Sum("size_bytes"))["n"]
-        for model in (MeasurementSet, Image)
-    )
-    return sum(filter(None, made))
-
-
-def _last_calibration() -> dict[str, Any] | None:
-    table = CalibrationTable.objects.in_use().select_related("calibrator").order_by("-solved_at", "-id").first()
-    if table is None:
-        return None
-    return {"calibrator": table.calibrator.name, "solved_at": table.solved_at, "grade": table.grade}
-
-
 def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None:
     """The first calibrator that the strip will see."""
     if dec_deg is None:
@@ -135,30 +74,3 @@ def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None
         return None
     at, name = transits[0]
     return {"calibrator": name, "at": at}
-
-
-def _workers(now: datetime) -> list[dict[str, Any]]:
-    """Those that have not stopped; one that was silent for a minute may be gone, one of this machine is known to be.
-
-    One without processes is a watch that leaves the work to others.
-    """
-    alive = set(Worker.objects.alive().values_list("pk", flat=True))
-    rows = Worker.objects.filter(stopped_at=None, seen_at__gte=now - DAY)
-    return [
-        {
-            "name": row.name, "processes": row.n_processes, "stages": row.stages, "seen_at": row.seen_at,
-            "is_alive": row.pk in alive and not gone, "is_gone": gone,
-        }
-        for row, gone in ((row, is_gone(row.name)) for row in rows)
-    ]  # fmt: skip
-
-
-def _failures(since: datetime) -> list[Mapping[str, Any]]:
-    """By stage and code, with how many batches they are of and the newest of those."""
-    ended = Item.objects.filter(state__in=[State.FAILED, State.QUARANTINED], finished_at__gte=since)
-    own = ended.exclude(error_code="dependency_failed").order_by()
-    counted = own.values("stage", "error_code").annotate(
-        n=Count("pk"), first_at=Min("finished_at"), last_at=Max("finished_at"),
-        batches=Count("batch", distinct=True), batch=Max("batch"),
-    )  # fmt: skip
-    return [{**row} for row in counted.order_by("-n", "stage", "error_code")]

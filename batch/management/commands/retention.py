@@ -15,7 +15,7 @@ from typing import Any
 from django.utils import timezone
 
 from batch.retention import Candidate, Policy, delete, look
-from batch.status import DAY, bytes_made
+from batch.state import DAY, bytes_made
 from contimg.commands import ContimgCommand, StepBar, stopping_like_ctrl_c
 
 SHOWN = 20
