@@ -213,7 +213,7 @@ def test_a_record_whose_connection_is_cut_is_undone_and_tried_again(install):
     until(is_recording, within_s=60)
     with connection.cursor() as cursor:
         cursor.execute(f"{CUT} WHERE datname = current_database() AND state = 'idle in transaction'")
-        assert cursor.fetchall() == [(True,)]
+        assert set(cursor.fetchall()) == {(True,)}  # that of the record, and a claim's that came between
     behave(item.group, "sleep 0")
     until(lambda: item.attempts.filter(outcome="failed").exists(), within_s=60)
     item.refresh_from_db()
