@@ -11,6 +11,7 @@ clock, counts every exception that is not excluded, and shares its state through
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -124,10 +125,10 @@ class Breaker:
             return may
 
     def _tell(self) -> None:
-        to = "open" if self.is_open else "closed"
+        to, level = ("open", logging.WARNING) if self.is_open else ("closed", logging.INFO)
         OPEN.labels(self.name).set(int(self.is_open))
         TRANSITIONS.labels(self.name, to).inc()
-        log.log(30 if self.is_open else 20, "breaker", breaker=self.name, to=to, detail=self._error)
+        log.log(level, "breaker", breaker=self.name, to=to, detail=self._error)
         self._write()
 
     def _write(self) -> None:

@@ -86,6 +86,7 @@ def register_checks() -> None:
         leases,
         imager_binary,
         courier,
+        worker_metrics,
         folders,
     ):
         register(check, "contimg")
@@ -191,6 +192,20 @@ def courier(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             "CONTIMG_COURIER is celery, but Celery is not installed here.",
             hint="Install requirements/prod.txt, or remove CONTIMG_COURIER to use the database.",
             id="contimg.E005",
+        )
+    ]
+
+
+def worker_metrics(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    given = settings.CONTIMG_WORKER_METRICS
+    host, _, port = given.rpartition(":")
+    if not given or (host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        return []
+    return [
+        Error(
+            f"CONTIMG_WORKER_METRICS is {given!r}, which is not an address and a port.",
+            hint="Set it to one such as 127.0.0.1:9151, or remove it: then workers are not scraped.",
+            id="contimg.E008",
         )
     ]
 

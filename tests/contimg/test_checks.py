@@ -62,6 +62,16 @@ def test_a_lease_is_longer_than_the_time_between_sweeps(settings):
 
 
 @pytest.mark.parametrize(
+    ("given", "is_right"),
+    [("", True), ("127.0.0.1:1", True), ("0.0.0.0:65535", True), ("9151", False), (":9151", False), ("host:", False),
+     ("host:x", False), ("host:0", False), ("host:65536", False), ("host:٣", False)],
+)  # fmt: skip
+def test_where_workers_are_scraped_is_an_address_and_a_port(settings, given, is_right):
+    settings.CONTIMG_WORKER_METRICS = given
+    assert [code for code, _ in messages()] == ([] if is_right else ["contimg.E008"])
+
+
+@pytest.mark.parametrize(
     ("size_px", "pixel_arcsec", "fits"), [(8192, 60.0, False), (4862, 60.0, False), (4860, 60.0, True)]
 )
 def test_an_image_whose_corners_are_beyond_the_hemisphere_is_refused_with_both_settings(
