@@ -1,4 +1,4 @@
-"""What ops/ says, on ports and in folders of a test's own: the web server of its unit, nginx with its site."""
+"""nginx with the site of ops/, on ports and in folders of a test's own."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ import shlex
 import shutil
 import ssl
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.batch.installation import PROJECT, Installation, skip_or_fail, until
+from tests.batch.installation import PROJECT, skip_or_fail, until
 from tests.batch.servers import _answers, free_port
+from tests.service import OPS, Answer
 
-OPS = PROJECT / "ops"
 NOBODY = 65534
 HOST = "contimg.example"
 PROXIED = {"CONTIMG_ALLOWED_HOSTS": f"{HOST},127.0.0.1", "CONTIMG_BEHIND_PROXY": "true"}
@@ -30,49 +29,6 @@ PROXIED = {"CONTIMG_ALLOWED_HOSTS": f"{HOST},127.0.0.1", "CONTIMG_BEHIND_PROXY":
 def as_nobody() -> list[str]:
     """What a command is begun with, so that it does not run as root."""
     return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if os.geteuid() == 0 else []
-
-
-class Unit:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._text = (OPS / "systemd" / f"{name}.service").read_text()
-
-    def all(self, key: str) -> list[str]:
-        return re.findall(rf"^{key}=(.*)$", self._text, re.MULTILINE)
-
-    def one(self, key: str) -> str:
-        (value,) = self.all(key)
-        return value
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: Any
-    body: bytes
-
-
-class Web:
-    """contimg-web, with this checkout's program and a port of its own."""
-
-    def __init__(self, installation: Installation, *, workers: int | None = None) -> None:
-        self.port = free_port()
-        program, *arguments = shlex.split(Unit("contimg-web").one("ExecStart"))
-        arguments[arguments.index("--port") + 1] = str(self.port)
-        if workers is not None:
-            arguments[arguments.index("--workers") + 1] = str(workers)
-        self._log = installation.folder / "web.log"
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [Path(sys.executable).with_name(Path(program).name), *arguments], cwd=PROJECT,
-                env=installation.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        installation._started.append(self.process)
-        until(lambda: _answers(self.port), within_s=60)
-
-    def until_started(self, n: int) -> None:
-        """So many of its processes, those that are gone counted too, have come to serve."""
-        until(lambda: self._log.read_text().count("Started worker-") >= n)
 
 
 class Nginx:
@@ -134,10 +90,11 @@ class Nginx:
 
 
 def _asked(connection: http.client.HTTPConnection, method: str, path: str, body: Any, headers: Any) -> Answer:
+    began = time.monotonic()
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
-        return Answer(answer.status, answer.headers, answer.read())
+        return Answer(answer.status, answer.read(), answer.headers, time.monotonic() - began)
     finally:
         connection.close()
 

@@ -1,18 +1,38 @@
-"""The service as production starts it, on an installation of a test's own: a web server, and a worker beside it."""
+"""The web server as its unit starts it, with this checkout's program, on an installation and a port of a test's own."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import deployment
-from tests.batch.installation import Installation, until
+from tests.batch.installation import PROJECT, Installation, until
+from tests.batch.servers import free_port
+
+OPS = PROJECT / "ops"
+
+
+class Unit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._text = (OPS / "systemd" / f"{name}.service").read_text()
+
+    def all(self, key: str) -> list[str]:
+        return re.findall(rf"^{key}=(.*)$", self._text, re.MULTILINE)
+
+    def one(self, key: str) -> str:
+        (value,) = self.all(key)
+        return value
 
 
 @dataclass
@@ -27,13 +47,29 @@ class Answer:
         return json.loads(self.body)
 
 
-class Web(deployment.Web):
-    """That of the unit, as people and monitors see it."""
+class Web:
+    """contimg-web, as people and monitors see it."""
 
-    def __init__(self, installation: Installation, *, workers: int = 2, token: str = "") -> None:
-        self.token = token
-        super().__init__(installation, workers=workers)
+    def __init__(
+        self, installation: Installation, *, workers: int | None = None, token: str = "", port: int | None = None
+    ) -> None:
+        self.token, self.port = token, port or free_port()
+        program, *arguments = shlex.split(Unit("contimg-web").one("ExecStart"))
+        arguments[arguments.index("--port") + 1] = str(self.port)
+        if workers is not None:
+            arguments[arguments.index("--workers") + 1] = str(workers)
+        self._log = installation.folder / "web.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name(Path(program).name), *arguments], cwd=PROJECT,
+                env=installation.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        installation._started.append(self.process)
         until(lambda: self.get("/health/live", within_s=1).status == 200, within_s=60)
+
+    def until_started(self, n: int) -> None:
+        """So many of its processes, those that are gone counted too, have come to serve."""
+        until(lambda: self._log.read_text().count("Started worker-") >= n)
 
     def get(self, path: str, *, within_s: float = 20) -> Answer:
         return self._ask(urllib.request.Request(f"http://127.0.0.1:{self.port}{path}"), within_s)

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +18,13 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-from tests.batch.installation import PROJECT, Installation, skip_or_fail, until
+from tests.batch.installation import Installation, skip_or_fail, until
 from tests.batch.servers import Postgres, Redis, free_port
+from tests.service import Web
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 OPS = Path(settings.BASE_DIR) / "ops" / "prometheus"
 OURS = {"ServiceDown", "DatabaseDown", "NotReady", "WorkerLost", "BreakerOpen"}
-WEB = ["--interface", "wsgi", "--workers", "2", "--blocking-threads", "4"]
 
 
 def quickened(text: str, ports: dict[str, int], *, every_s: int) -> str:
@@ -55,10 +54,12 @@ class Drill:
         self._configure(every_s=1)
         self.start_web()
         self.start_worker()
-        self.prometheus = self._start(
-            "prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn",
-        )  # fmt: skip
+        with (folder / "log").open("ab") as log:  # ended with the installation, which knows it by its environment
+            self.prometheus = subprocess.Popen(
+                ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}",
+                 f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"],
+                env=installation.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
 
     def scrape_every(self, seconds: int) -> None:
         self._configure(every_s=seconds)
@@ -70,16 +71,10 @@ class Drill:
             (self._folder / name).write_text(text)
 
     def start_web(self) -> None:
-        address = ["--host", "127.0.0.1", "--port", self._ports["8000"]]
-        self.web = self._start(sys.executable, "-m", "granian", *WEB, *map(str, address), "contimg.wsgi:application")
+        self.web = Web(self._installation, port=self._ports["8000"])
 
     def start_worker(self) -> None:
         self.worker = self._installation.start("worker", "--processes", "1")
-
-    def ask(self) -> None:
-        """As an astronomer would, whatever the answer is."""
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{self._ports['8000']}/api/v1/images/", timeout=10).close()
 
     def targets(self) -> dict[str, str]:
         found = told_by(f"http://127.0.0.1:{self._port}/api/v1/targets") or {"activeTargets": []}
@@ -94,14 +89,6 @@ class Drill:
             for alert in alerts
             if alert["labels"]["alertname"] in OURS
         }
-
-    def _start(self, *words: str) -> subprocess.Popen:
-        """Ended with the installation, which knows its processes by their environment."""
-        with (self._installation.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                words, cwd=PROJECT, env=self._installation.environment, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, start_new_session=True,
-            )  # fmt: skip
 
 
 @pytest.fixture
@@ -123,7 +110,7 @@ def test_what_is_lost_is_told_and_what_comes_back_resolves(drill, private_postgr
     drill.worker.wait()
     private_redis.kill()
     for _ in range(8):  # two in each process
-        drill.ask()
+        drill.web.get("/api/v1/images/")
     private_postgres.stop()
     drill.scrape_every(7)  # without a database `/metrics` takes 5 s and `/health/` 6 s
     until(lambda: drill.firing().keys() == {"WorkerLost", "BreakerOpen", "DatabaseDown", "NotReady"}, within_s=60)
@@ -131,8 +118,8 @@ def test_what_is_lost_is_told_and_what_comes_back_resolves(drill, private_postgr
     assert drill.firing()["BreakerOpen"].startswith("The breaker redis-cache is open in ")
 
     drill.scrape_every(1)
-    drill.web.terminate()
-    drill.web.wait(30)
+    drill.web.process.terminate()
+    drill.web.process.wait(30)
     until(lambda: drill.firing().keys() >= {"WorkerLost", "ServiceDown"})
 
     private_postgres.start()

@@ -20,8 +20,9 @@ from batch.services import cancel_batch, create_batch
 from contimg.products import products_root
 from tests.batch.installation import Installation, until
 from tests.batch.servers import _answers
-from tests.deployment import HOST, NOBODY, PROXIED, Nginx, Unit, Web
+from tests.deployment import HOST, NOBODY, PROXIED, Nginx
 from tests.factories import ImageFactory, SubbandGroupFactory
+from tests.service import Unit, Web
 
 pytest_plugins = ["tests.batch.installation", "tests.deployment"]
 TRUSTED, STRANGER = "127.0.0.5", "127.0.0.6"

@@ -19,8 +19,9 @@ import pytest
 
 from contimg.products import products_root
 from tests.batch.installation import skip_or_fail, until
-from tests.deployment import HOST, PROXIED, Nginx, Web
+from tests.deployment import HOST, PROXIED, Nginx
 from tests.factories import ImageFactory
+from tests.service import Web
 
 pytest_plugins = ["tests.batch.installation", "tests.deployment"]
 N = int(os.environ.get("CONTIMG_TEST_SLOW_CLIENTS", "300"))

@@ -27,8 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from observations.engines.simulator import simulate_tile
 from tests.batch.installation import PROJECT, skip_or_fail, until
 from tests.batch.servers import _answers, free_port
-from tests.deployment import HOST, NOBODY, OPS, Unit
+from tests.deployment import HOST, NOBODY
 from tests.science import QUIET, field_plan
+from tests.service import OPS, Unit
 
 pytest_plugins = ["tests.batch.servers"]
 CODE, STATE = "/opt/contimg", "/var/lib/contimg"
