@@ -107,6 +107,14 @@ def _merged(cells: Iterable[int], depth: int) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
+def separation_deg(ra_deg: float, dec_deg: float, other_ra_deg: float, other_dec_deg: float) -> float:
+    """Great-circle distance of two positions, as `separation_expression`."""
+    dec, other_dec = math.radians(dec_deg), math.radians(other_dec_deg)
+    across = math.sin(math.radians(other_ra_deg - ra_deg) / 2) ** 2
+    haversine = math.sin((other_dec - dec) / 2) ** 2 + math.cos(dec) * math.cos(other_dec) * across
+    return 2 * math.degrees(math.asin(min(1.0, math.sqrt(haversine))))
+
+
 def separation_expression(ra_deg: float, dec_deg: float) -> models.ExpressionWrapper:
     """Great-circle distance in degrees as a database expression (haversine: exact for small angles and poles)."""
     half_dra = Radians(_without_dust(F("ra_deg") - Value(float(ra_deg)))) / 2.0

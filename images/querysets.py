@@ -42,10 +42,6 @@ class ImageQuerySet(PositionQuerySet):
         tolerance = settings.CONTIMG_DEC_STRIP_TOLERANCE_DEG
         return self.filter(pointing_dec_deg__range=(dec_deg - tolerance, dec_deg + tolerance))
 
-    def covering_roughly(self, *, ra_deg: float, dec_deg: float) -> Self:
-        """Images whose circumscribed circle has the point; the pixels decide (images.services.covers)."""
-        return self.alias(from_centre=separation_expression(ra_deg, dec_deg)).filter(from_centre__lte=F("radius_deg"))
-
     def covering(self, *, ra_deg: float, dec_deg: float) -> Self:
         """Images whose outline has the point, blank pixels included.
 

@@ -24,7 +24,7 @@ from django.db.models.functions import Coalesce
 from contimg.exceptions import Busy, InvalidInput, MissingProduct
 from contimg.models import Grade
 from contimg.products import digest, product_path
-from contimg.sky import MAX_RADIUS_DEG, InCells, healpix_indices
+from contimg.sky import MAX_RADIUS_DEG, InCells, healpix_indices, separation_deg
 from images.models import Image
 from images.querysets import ImageQuerySet
 from images.services import image_file
@@ -546,19 +546,23 @@ def _point(row: Any, is_detected: bool) -> dict[str, Any]:
 
 
 def _not_covered(source: Source, covered: set[int]) -> list[dict[str, Any]]:
-    """Current tiles that come near a source and have no flux of it, with the reason."""
+    """Current tiles that come near a source and have no flux of it, with the reason.
+
+    Near is in the circumscribed circle. Distances are found here: the database's expression of them takes longer to
+    compile than these few do.
+    """
+    here = (source.ra_deg, source.dec_deg)
     near = (
         Image.objects.tiles()
         .current()
-        .filter(InCells(source.ra_deg, source.dec_deg, LARGEST_TILE_RADIUS_DEG))
-        .covering_roughly(ra_deg=source.ra_deg, dec_deg=source.dec_deg)
+        .filter(InCells(*here, LARGEST_TILE_RADIUS_DEG))
         .order_by("observed_at", "id")
-        .values_list("pk", "name", "observed_at", "catalogue")
+        .values_list("pk", "name", "observed_at", "catalogue", "ra_deg", "dec_deg", "radius_deg")
     )
     return [
         {"image": pk, "name": name, "observed_at": observed_at, "reason": OUTSIDE if catalogue else NOT_MEASURED}
-        for pk, name, observed_at, catalogue in near
-        if pk not in covered
+        for pk, name, observed_at, catalogue, *centre, radius_deg in near
+        if pk not in covered and separation_deg(*here, *centre) <= radius_deg
     ]
 
 

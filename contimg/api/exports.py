@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -19,7 +20,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
 from contimg.api.pagination import PARAMETERS, Cursor, Order
-from contimg.api.renderers import CsvRenderer, VoTableRenderer
+from contimg.api.renderers import CsvRenderer, VoTableRenderer, time_text
 
 ROWS_AT_ONCE = 5000
 RENDERERS = (CsvRenderer, VoTableRenderer)
@@ -98,7 +99,9 @@ def _csv(name: str, fields: Mapping[str, Any], pages: Iterable[list[dict[str, An
 
 def _word(value: Any) -> Any:
     """As JSON says it, and nothing for what is not known."""
-    return ("false", "true")[value] if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return ("false", "true")[value]
+    return time_text(value) if isinstance(value, datetime) else value
 
 
 def _votable(name: str, fields: Mapping[str, Any], pages: Iterable[list[dict[str, Any]]]) -> Iterator[str]:

@@ -29,6 +29,8 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
 from rest_framework.views import APIView
 
+from contimg.api.renderers import time_text
+
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 MAX_EXACT_COUNT = 10_000
@@ -241,7 +243,7 @@ def _list_identity(request: Request) -> str:
 
 
 def _written(value: Any) -> Any:
-    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+    return time_text(value) if isinstance(value, datetime) else value
 
 
 def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

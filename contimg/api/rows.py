@@ -1,9 +1,9 @@
 """A page of a list from the rows of one query, without instances of models and serializers.
 
 `shown_by(serializer, queryset)` is the queryset of the list with exactly the columns that the serializer shows; it
-yields what the serializer would answer, byte for byte (tests/contimg/api/test_rows.py). Filters, orderings and pages
-are built on it as on any queryset. Serializers with fields of their own making (`SerializerMethodField`, nested ones)
-have none, and their lists go through instances.
+yields what is rendered as the serializer's answer would be, byte for byte (tests/contimg/api/test_rows.py). Filters,
+orderings and pages are built on it as on any queryset. Serializers with fields of their own making
+(`SerializerMethodField`, nested ones) have none, and their lists go through instances.
 
 Of a statement only the part behind WHERE is compiled for each request; the rest is text that was compiled once for the
 same model, columns, joins, condition, ordering and limit. No value is ever kept: parameters are those of the request.
@@ -38,13 +38,15 @@ _PLAIN: dict[type[serializers.Field], tuple[type[models.Field[Any, Any]], ...]] 
     BooleanField: (models.BooleanField,),
     serializers.CharField: (models.CharField, models.TextField),
     serializers.ChoiceField: (models.CharField,),
-    DateTimeField: (),
+    DateTimeField: (models.DateTimeField,),
     serializers.FloatField: (models.FloatField,),
     serializers.IntegerField: (models.IntegerField,),
     serializers.PrimaryKeyRelatedField: (models.ForeignKey, models.IntegerField),
     MjdField: (),
     SeparationField: (models.FloatField,),
 }
+# The driver makes these of SQLite's text too, without a converter of Django.
+_OF_DRIVER = (BooleanField, DateTimeField)
 
 
 def shown_by(serializer_class: type[serializers.BaseSerializer[Any]], queryset: QuerySet[Any]) -> QuerySet[Any] | None:
@@ -154,11 +156,9 @@ def _show(field: serializers.Field, expression: Any, converters: Sequence[Any], 
     """How a value of this column becomes the field's; None: it is that already."""
     column = expression.output_field
     column = column.output_field if isinstance(column, models.GeneratedField) else column
-    is_column = isinstance(expression, Col)  # whose booleans and times the driver makes, also of SQLite's text
-    if isinstance(column, _PLAIN[type(field)]) and (not converters or (is_column and type(field) is BooleanField)):
+    is_column = isinstance(expression, Col)
+    if isinstance(column, _PLAIN[type(field)]) and (not converters or (is_column and type(field) in _OF_DRIVER)):
         return None
-    if is_column and type(field) is DateTimeField:
-        return _ISO[connection.vendor]
 
     def show(value: Any) -> Any:
         for converter in converters:
@@ -166,10 +166,3 @@ def _show(field: serializers.Field, expression: Any, converters: Sequence[Any], 
         return field.to_representation(value)
 
     return show
-
-
-# Connections speak UTC; SQLite's say it without a zone.
-_ISO: dict[str, Show] = {
-    "sqlite": lambda time: f"{time.isoformat()}Z",
-    "postgresql": lambda time: f"{time.isoformat()[:-6]}Z",
-}

@@ -19,6 +19,7 @@ from contimg.sky import (
     cone_ranges,
     healpix_index,
     healpix_indices,
+    separation_deg,
 )
 from sources.models import Source
 from tests.factories import SourceFactory
@@ -187,3 +188,12 @@ def test_the_cell_of_a_place_is_that_of_another_implementation():
 
 def test_ra_360_is_ra_0():
     assert healpix_index(360.0, 10.0) == healpix_index(0.0, 10.0)
+
+
+@given(*[st.floats(0, 360), st.floats(-90, 90)] * 2)
+@example(10.0, 89.9999, 190.0, 89.9999)
+@example(359.9999, 0.0, 0.0001, 0.0)
+def test_a_distance_is_that_of_the_great_circle(ra_deg, dec_deg, other_ra_deg, other_dec_deg):
+    one, other = SkyCoord(ra_deg, dec_deg, unit="deg"), SkyCoord(other_ra_deg, other_dec_deg, unit="deg")
+    found = separation_deg(ra_deg, dec_deg, other_ra_deg, other_dec_deg)
+    assert found == pytest.approx(one.separation(other).deg, abs=3e-6)  # haversine at the antipodes
