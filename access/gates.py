@@ -43,7 +43,7 @@ class InternalView(APIView):
 
 
 def throttled_login(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """The admin's login, a few attempts a minute for each address and for each name."""
+    """A login, a few attempts a minute for each address and for each name."""
 
     @functools.wraps(login)
     def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -36,7 +36,7 @@ from contimg.cache import UNAVAILABLE
 from contimg.exceptions import EngineUnavailable
 from contimg.metrics import pool_figures
 from contimg.models import BreakerState
-from contimg.products import disk_usages, is_gone, products_root
+from contimg.products import WORK_FOLDER, disk_usages, is_gone, products_root
 from observations.models import MeasurementSet
 from sources.comparison import chosen_catalogue
 
@@ -120,10 +120,15 @@ class Writable(DatabaseCheck):
 
 
 @dataclass
-class ProductsRoot(Check):
-    """Products can be written: the folder is there (or can be made) and its disk takes a byte."""
+class ProductsRoot(DatabaseCheck):
+    """Products can be written: the folder is there (or can be made, before there are any) and its disk takes a byte."""
 
     def look(self) -> None:
+        if not (products_root() / WORK_FOLDER).is_dir() and MeasurementSet.objects.exists():
+            raise ServiceUnavailable(
+                "the products root has nothing of ours in it, and the database names products there; see whether its"
+                " disk is mounted"
+            )
         try:
             products_root().mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=products_root()) as file:

@@ -59,10 +59,12 @@ def disk_usages() -> dict[str, Any]:
 def product_path(relative: str) -> Path:
     """The absolute path of a product.
 
-    Raises OutsideRoot when the path leaves the products root and MissingProduct when nothing is there.
+    Raises OutsideRoot when the path leaves the products root, ProductsAway when nothing of ours is in that, and
+    MissingProduct when nothing is there.
     """
     path = inside(products_root(), relative)
     if not path.exists():
+        require_products()
         raise MissingProduct(f"The product {relative} is not on disk any more; make it again with `process`.")
     return path
 

@@ -53,6 +53,7 @@ class RenditionFailed(ContimgError):
     """The child ended without a file: the product is broken, too large for the limits, or there is a fault here."""
 
     code = "rendition_failed"
+    status = 422
 
 
 class TooManyRenditions(ContimgError):

@@ -1,6 +1,7 @@
 """Every address of the service. Wiring: sees every app."""
 
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerView
@@ -80,6 +81,12 @@ product_actions.register("epochs", EpochProvenanceViewSet, "epoch")
 product_actions.register("images", ImageMeasurementViewSet, "image-measured")
 product_actions.register("images", ImageBatchViewSet, "image-made")
 
+# Of everybody with a password; the admin's own is of staff alone.
+LOGINS = [
+    path("login/", throttled_login(LoginView.as_view(template_name="rest_framework/login.html")), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+]
+
 urlpatterns = [
     path("", views.start, name="start"),
     path("api/", RedirectView.as_view(pattern_name="api-root")),
@@ -91,6 +98,7 @@ urlpatterns = [
     path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
     path("api/v1/redoc/", SpectacularRedocView.as_view(), name="redoc"),
+    path("api/auth/", include((LOGINS, "rest_framework"))),
     path("admin/login/", throttled_login(admin.site.login)),
     path("admin/", admin.site.urls),
     path("health/", health.Details.as_view(), name="health"),

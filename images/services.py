@@ -71,7 +71,10 @@ class RegistrationReport:
 
 
 def image_file(*, image: Image) -> Path:
-    """The FITS file of an image. Raises MissingProduct when it is gone and OutsideRoot when it left its root."""
+    """The FITS file of an image.
+
+    Raises MissingProduct when it is gone, ProductsAway when its disk is, and OutsideRoot when it left its root.
+    """
     if image.root is None:
         return product_path(image.path)
     path = inside(Path(image.root.path), image.path)

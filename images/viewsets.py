@@ -16,8 +16,9 @@ from contimg.api.files import content_response, file_response, not_modified
 from contimg.api.negotiation import FileNegotiation, FormNegotiation
 from contimg.api.parameters import parameters_of
 from contimg.api.renderers import FitsRenderer, PngRenderer
-from contimg.api.reuse import ALWAYS
+from contimg.api.reuse import ALWAYS, passing
 from contimg.api.viewsets import ReadOnlyResource
+from contimg.exceptions import MissingProduct
 from contimg.products import product_path
 from images.cutouts import Square, cutout
 from images.filters import EpochFilter, ImageFilter
@@ -52,12 +53,20 @@ class ImageViewSet(ReadOnlyResource):
     reusable_s = ALWAYS
     is_exported = True
 
+    def make_detail(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Without its file an image has no `wcs`; with the file it has, and no commit would say so."""
+        response = super().make_detail(request, *args, **kwargs)
+        return passing(response) if response.data["wcs"] is None else response
+
     @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
     @action(detail=True, content_negotiation_class=FileNegotiation)
     def fits(self, request: Request, pk: str) -> HttpResponseBase:
         """The FITS file, whole or by byte range."""
         image = self.get_object()
-        return file_response(request, image_file(image=image), content_type=FITS, etag=image.checksum)
+        path = image_file(image=image)
+        if path.stat().st_size != image.size_bytes:  # what its ETag promises is the checksum
+            raise MissingProduct(f"The file {path.name} is not as long as it was; `verify` says what else is broken.")
+        return file_response(request, path, content_type=FITS, etag=image.checksum)
 
     @extend_schema(
         parameters=[CutoutAskedSerializer],

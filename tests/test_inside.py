@@ -22,7 +22,7 @@ from tests.test_query_budgets import make_rows
 pytestmark = pytest.mark.django_db
 ELSEWHERE = (
     "/", "/api/", "/api/v1/", "/api/v1/schema/", "/api/v1/docs/", "/api/v1/redoc/", "/api/v1/nothing/", "/nothing",
-    "/admin/", "/admin/login/", "/health/", "/health/live", "/health/ready", "/metrics",
+    "/admin/", "/admin/login/", "/api/auth/login/", "/health/", "/health/live", "/health/ready", "/metrics",
 )  # fmt: skip
 WRONG = "?cursor=x&limit=0&ordering=path&ra_deg=1&colour=red"
 

@@ -214,6 +214,15 @@ def throttled(request: HttpRequest, *, waiting_s: int) -> HttpResponse:
     return response
 
 
+def precondition_failed(request: HttpRequest) -> HttpResponse:
+    detail = "This is not what If-Match or If-Unmodified-Since names: it has changed since; read it again."
+    return JsonResponse(
+        problem(status=412, code="precondition_failed", detail=detail, instance=request.path),
+        status=412,
+        content_type=CONTENT_TYPE,
+    )
+
+
 def server_error(request: HttpRequest) -> HttpResponse:
     return _answer(
         request, status=500, code="internal_error", detail=_INTERNAL, page=lambda: defaults.server_error(request)

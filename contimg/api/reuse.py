@@ -119,10 +119,17 @@ def reused(request: Request, make: Callable[[], Response], *, for_s: float, audi
                 state = _state(for_s)
                 kept = _answers.get(key, state)
             if kept is None:
-                kept = _rendered(request, make())
-                if len(kept.body) <= _LARGEST_BYTES:
+                made = make()
+                kept = _rendered(request, made)
+                if len(kept.body) <= _LARGEST_BYTES and not getattr(made, "is_passing", False):
                     _answers.keep(key, state, kept)
     return HttpResponse(kept.body, content_type=kept.content_type, headers={"ETag": kept.etag})
+
+
+def passing(response: Response) -> Response:
+    """Not to be kept: it may change while the database does not."""
+    response.is_passing = True  # type: ignore[attr-defined]
+    return response
 
 
 def _rendered(request: Request, response: Response) -> _Kept:

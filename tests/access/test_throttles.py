@@ -61,10 +61,10 @@ def test_one_ipv6_client_has_one_network():
     assert [statuses(1, REMOTE_ADDR=f"2001:db8::{n}") for n in range(1, 5)] == [[200], [200], [200], [429]]
 
 
-def test_guessing_a_password_ends_soon(client):
+@pytest.mark.parametrize("door", ["/admin/login/", "/api/auth/login/"])
+def test_guessing_a_password_ends_soon(client, door):
     User.objects.create_superuser("root", password="right")
     guesses = [
-        client.post("/admin/login/", {"username": "root", "password": f"wrong {n}"}, REMOTE_ADDR=f"192.0.2.{n}")
-        for n in range(3)
+        client.post(door, {"username": "root", "password": f"wrong {n}"}, REMOTE_ADDR=f"192.0.2.{n}") for n in range(3)
     ]
     assert [guess.status_code for guess in guesses] == [200, 200, 429]

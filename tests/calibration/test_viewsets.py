@@ -170,7 +170,7 @@ def test_a_set_that_is_gone_is_410_and_a_broken_one_is_named_without_its_place(a
     if spoil == "empty":
         place.mkdir()
     response = api.get(f"/api/v1/measurement-sets/{raw_set.pk}/antennas/")
-    expected = (410, "missing_product") if spoil == "delete" else (500, "rendition_failed")
+    expected = (410, "missing_product") if spoil == "delete" else (422, "rendition_failed")
     assert (response.status_code, response.json()["code"]) == expected
     assert str(products_root.parent) not in response.content.decode()
     assert "Traceback" not in response.content.decode()
@@ -233,7 +233,7 @@ def test_a_table_that_is_gone_is_410_and_a_broken_one_is_named(api, calibrator_t
         (products_root / "t.cal" / "table.f0").write_bytes(b"")
         (products_root / "t.cal" / "table.dat").write_bytes(b"x")
     response = api.get(f"{TABLES}{table.pk}/solutions.png")
-    expected = (410, "missing_product") if spoil == "delete" else (500, "rendition_failed")
+    expected = (410, "missing_product") if spoil == "delete" else (422, "rendition_failed")
     assert (response.status_code, response.json()["code"]) == expected
     assert str(products_root.parent) not in response.content.decode()
     assert errors(api.get(f"{TABLES}{table.pk}/solutions.png?x=1")) == {"x": "unknown_parameter"}

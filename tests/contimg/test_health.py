@@ -16,7 +16,7 @@ from health_check.exceptions import ServiceWarning
 from batch.models import Item
 from contimg import diagnoses, health
 from contimg.models import BreakerState
-from contimg.products import this_process
+from contimg.products import WORK_FOLDER, products_root, this_process
 from tests.factories import ItemFactory, MeasurementSetFactory, WorkerFactory
 
 pytest_plugins = ["tests.batch.installation"]
@@ -54,6 +54,19 @@ def test_it_is_not_ready_when_products_cannot_be_written(client, settings, produ
     assert response.headers["Retry-After"]
     assert response.json()["checks"]["ProductsRoot"]["status"] == "unavailable"
     assert str(products_root) not in response.content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_is_not_ready_when_the_disk_of_the_products_is_not_mounted_and_makes_nothing_in_its_place(
+    client, products_root
+):
+    (products_root / ".work").rmdir()
+    MeasurementSetFactory()
+    products_root.rmdir()
+    assert client.get("/health/ready").status_code == 503
+    assert not products_root.exists()
+    (products_root / ".work").mkdir(parents=True)
+    assert client.get("/health/ready").status_code == 200
 
 
 @pytest.mark.django_db
@@ -185,6 +198,7 @@ class TestFindings:
         assert "a clock was set back" in told(client, "Clock")["detail"]
 
     def test_no_catalogue(self, client):
+        (products_root() / WORK_FOLDER).mkdir()
         MeasurementSetFactory()
         assert "manage.py import_catalogue" in told(client, "Catalogue")["detail"]
 

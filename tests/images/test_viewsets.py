@@ -26,7 +26,7 @@ def image(db, products_root):
     (products_root / "images").mkdir()
     (products_root / "images" / "tile.fits").write_bytes(CONTENT)
     (products_root / "images" / "tile.png").write_bytes(b"\x89PNG")
-    return ImageFactory(path="images/tile.fits", preview_path="images/tile.png")
+    return ImageFactory(path="images/tile.fits", preview_path="images/tile.png", size_bytes=SIZE)
 
 
 def fits(api, image, **headers: str):
@@ -35,6 +35,20 @@ def fits(api, image, **headers: str):
 
 def body(response) -> bytes:
     return b"".join(response.streaming_content)
+
+
+def test_a_file_of_another_length_is_not_given_as_the_one_that_was_registered(api, image, products_root):
+    (products_root / image.path).write_bytes(CONTENT[:-1])
+    response = fits(api, image)
+    assert (response.status_code, response.json()["code"]) == (410, "missing_product")
+
+
+@pytest.mark.parametrize("form", ["fits/", "preview.png", "cutout/?ra_deg=1&dec_deg=1&size_arcsec=300"])
+def test_a_disk_that_is_not_mounted_is_said_and_no_file_is_called_lost(api, image, products_root, form):
+    products_root.rename(products_root.with_name("away"))
+    response = api.get(f"/api/v1/images/{image.pk}/{form}")
+    assert (response.status_code, response.json()["code"]) == (503, "products_away")
+    assert not products_root.exists()
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/fits", "text/html,*/*;q=0.8", "image/png"])
@@ -122,7 +136,7 @@ def test_an_external_image_is_read_below_its_data_root_and_nowhere_else(api, tmp
     (tmp_path / "archive" / "vlass.fits").write_bytes(CONTENT)
     (tmp_path / "secret.fits").write_bytes(b"secret")
     root = DataRootFactory(path=str(tmp_path / "archive"))
-    given = {"kind": "external", "measurement_set": None, "root": root}
+    given = {"kind": "external", "measurement_set": None, "root": root, "size_bytes": SIZE}
     assert body(fits(api, ImageFactory(path="vlass.fits", **given))) == CONTENT
     escaping = fits(api, ImageFactory(path="../secret.fits", **given))
     assert (escaping.status_code, escaping.json()["code"]) == (400, "outside_root")

@@ -163,7 +163,7 @@ def test_a_set_that_is_gone_is_410_and_a_broken_one_is_named_without_its_place(
     if spoil == "empty":
         place.mkdir()
     response = ask(api, measurement_set)
-    expected = (410, "missing_product") if spoil == "delete" else (500, "rendition_failed")
+    expected = (410, "missing_product") if spoil == "delete" else (422, "rendition_failed")
     assert (response.status_code, response.json()["code"]) == expected
     assert str(products_root.parent) not in response.content.decode()
     assert "Traceback" not in response.content.decode()

@@ -317,6 +317,12 @@ def test_options_that_mean_nothing_are_refused(wrong):
         call_command("verify", *wrong)
 
 
+def test_a_new_installation_is_whole(products_root):
+    (products_root / WORK_FOLDER).rmdir()
+    call_command("verify")
+    call_command("retention")
+
+
 def test_a_disk_that_is_away_is_one_error_and_not_a_fault_of_every_product(products_root):
     ImageFactory()
     (products_root / WORK_FOLDER).rmdir()

@@ -13,9 +13,11 @@ from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
+from contimg.products import products_root
 from images.models import Image
 from tests.batch.installation import until
 from tests.factories import AttemptFactory, ImageFactory, ItemFactory
+from tests.images.radio_fits import write
 
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
@@ -27,7 +29,8 @@ N_READERS = 4
 @pytest.fixture
 def image(settings) -> Image:
     settings.CONTIMG_THROTTLE_ANON = "10000000/s"
-    return ImageFactory(kind="external", measurement_set=None, name="image 0")
+    write(products_root() / "image.fits")
+    return ImageFactory(kind="external", measurement_set=None, name="image 0", path="image.fits")
 
 
 def number_in(url: str) -> int:
@@ -90,6 +93,15 @@ def test_the_same_question_of_the_same_database_is_one_query_at_most(image):
     assert [query["sql"] for query in queries] in ([], ["SELECT pg_current_snapshot()::text"])
     assert client.get(url, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
     assert client.head(url).headers["ETag"] == first.headers["ETag"]
+
+
+def test_a_detail_that_misses_its_file_is_not_kept(image):
+    """No commit says that the disk is mounted again."""
+    url, client, root = f"/api/v1/images/{image.pk}/", APIClient(), products_root()
+    away = root.rename(root.with_name("away"))
+    assert client.get(url).json()["wcs"] is None
+    away.rename(root)
+    assert client.get(url).json()["wcs"]["ctype1"] == "RA---SIN"
 
 
 def test_an_answer_is_for_its_caller_its_host_and_its_format(image, settings):

@@ -1,0 +1,42 @@
+"""Redirects, preconditions and logins, through all of the middleware."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import User
+
+from tests.factories import ImageFactory
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_is_posted_without_the_slash_is_posted_again_with_it(client, settings, debug):
+    settings.DEBUG = debug
+    answer = client.post("/api/v1/batches?dry_run=1", "{}", content_type="application/json")
+    assert (answer.status_code, answer.headers["Location"]) == (308, "/api/v1/batches/?dry_run=1")
+    assert client.get("/api/v1/images").headers["Location"] == "/api/v1/images/"
+
+
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_a_precondition_that_fails_is_a_problem_as_any_other(client, method):
+    url = f"/api/v1/images/{ImageFactory().pk}/"
+    tag = client.get(url).headers["ETag"]
+    assert getattr(client, method)(url, headers={"If-Match": tag}).status_code == 200
+    refused = getattr(client, method)(url, headers={"If-Match": '"another"'})
+    assert (refused.status_code, refused.headers["Content-Type"]) == (412, "application/problem+json")
+    if method == "get":
+        assert (refused.json()["code"], refused.json()["instance"]) == ("precondition_failed", url)
+
+
+def test_who_is_not_staff_logs_in_where_he_reads(client, settings):
+    settings.CONTIMG_PUBLIC_READ = False
+    User.objects.create_user("ada", password="a long one of a test")
+    assert 'href="/api/auth/login/?next=/"' in client.get("/").content.decode()
+    given = {"username": "ada", "password": "a long one of a test", "next": "/"}
+    assert client.post("/api/auth/login/", given).headers["Location"] == "/"
+    assert client.get("/api/v1/images/").status_code == 200
+    page = client.get("/api/v1/images/", headers={"Accept": "text/html"}).content.decode()
+    assert "/api/auth/logout/" in page
+    client.post("/api/auth/logout/")
+    assert client.get("/api/v1/images/").status_code == 401
