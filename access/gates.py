@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -42,11 +42,11 @@ class InternalView(APIView):
         return type(self).answer(request._request)
 
 
-def throttled_login(login: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+def throttled_login(login: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
     """A login, a few attempts a minute for each address and for each name."""
 
     @functools.wraps(login)
-    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if request.method == "POST":
             waiting_s = count_login(request, request.POST.get("username", ""))
             if waiting_s is not None:
