@@ -89,7 +89,7 @@ class BatchViewSet(ReadOnlyResource):
 
     @extend_schema(
         request=NewBatchSerializer,
-        responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, 413: ProblemSerializer, **CONFLICT},
+        responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, **CONFLICT},
     )
     def create(self, request: Request) -> Response:
         """Everything or nothing. 201 with the new batch; 200 with the earlier one of the same `idempotency_key`."""
@@ -328,7 +328,7 @@ class AssessmentViewSet(QaAssessmentViewSet):
 
     required_scopes = {"create": Scope.OPERATE}
 
-    @extend_schema(request=AssessAgainSerializer, responses={201: BatchDetailSerializer, 413: ProblemSerializer})
+    @extend_schema(request=AssessAgainSerializer, responses={201: BatchDetailSerializer})
     def create(self, request: Request) -> Response:
         """Judge images or epochs again by the active policy: the batch that does it. Earlier verdicts stay."""
         asked = AssessAgainSerializer(data=request.data)

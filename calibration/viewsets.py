@@ -4,7 +4,6 @@ from typing import ClassVar
 
 from django.contrib.auth.models import User
 from django.http import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -29,7 +28,7 @@ from calibration.serializers import (
 )
 from calibration.staff_flags import Change, add, withdraw
 from contimg.api.errors import ProblemSerializer
-from contimg.api.files import rendition_response
+from contimg.api.files import file_answers, rendition_response
 from contimg.api.filters import refuse_unknown
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.reuse import ALWAYS
@@ -76,13 +75,7 @@ class CalibrationTableViewSet(ReadOnlyResource):
         table = retire(table=self.get_object(), actor=_user_of(request), **asked.validated_data)
         return Response(CalibrationTableSerializer(table, context=self.get_serializer_context()).data)
 
-    @extend_schema(
-        responses={
-            (200, PNG): OpenApiTypes.BINARY,
-            (206, PNG): OpenApiTypes.BINARY,
-            **dict.fromkeys((410, 416), ProblemSerializer),
-        }
-    )
+    @extend_schema(responses=file_answers(PNG, is_made=True))
     @action(detail=True, url_path="solutions.png", content_negotiation_class=FileNegotiation)
     def solutions(self, request: Request, pk: str) -> HttpResponseBase:
         """Amplitude and phase of every antenna, against frequency for a bandpass; flagged ones are marked."""
@@ -136,7 +129,7 @@ class MeasurementSetAntennaViewSet(GenericViewSet):
     pagination_class = None
     filter_backends = ()
 
-    @extend_schema(responses={200: AntennasSerializer, 410: ProblemSerializer})
+    @extend_schema(responses={200: AntennasSerializer, **dict.fromkeys((410, 422), ProblemSerializer)})
     @action(detail=True)
     def antennas(self, request: Request, pk: str) -> Response:
         """Each antenna with its place, its flagged fraction and what staff have flagged of it at that time."""

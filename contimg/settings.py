@@ -303,6 +303,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": False,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "contimg.api.described.complete",
+    ],
     "ENUM_NAME_OVERRIDES": {
         "GradeEnum": "contimg.models.Grade",
         "ImageKindEnum": "images.models.Image.Kind",

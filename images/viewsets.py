@@ -4,15 +4,13 @@ from typing import Any
 
 from django.http import Http404, HttpResponseBase
 from django.shortcuts import get_object_or_404
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from contimg.api import pagination
-from contimg.api.errors import ProblemSerializer
-from contimg.api.files import content_response, file_response, not_modified
+from contimg.api.files import content_response, file_answers, file_response, not_modified
 from contimg.api.negotiation import FileNegotiation, FormNegotiation
 from contimg.api.parameters import parameters_of
 from contimg.api.renderers import FitsRenderer, PngRenderer
@@ -37,7 +35,6 @@ from observations.models import Epoch
 
 FITS = "application/fits"
 PNG = "image/png"
-FILE_ERRORS = dict.fromkeys((410, 416), ProblemSerializer)
 
 
 class ImageViewSet(ReadOnlyResource):
@@ -58,7 +55,7 @@ class ImageViewSet(ReadOnlyResource):
         response = super().make_detail(request, *args, **kwargs)
         return passing(response) if response.data["wcs"] is None else response
 
-    @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @extend_schema(responses=file_answers(FITS))
     @action(detail=True, content_negotiation_class=FileNegotiation)
     def fits(self, request: Request, pk: str) -> HttpResponseBase:
         """The FITS file, whole or by byte range."""
@@ -68,16 +65,7 @@ class ImageViewSet(ReadOnlyResource):
             raise MissingProduct(f"The file {path.name} is not as long as it was; `verify` says what else is broken.")
         return file_response(request, path, content_type=FITS, etag=image.checksum)
 
-    @extend_schema(
-        parameters=[CutoutAskedSerializer],
-        responses={
-            (200, FITS): OpenApiTypes.BINARY,
-            (200, PNG): OpenApiTypes.BINARY,
-            (206, FITS): OpenApiTypes.BINARY,
-            (206, PNG): OpenApiTypes.BINARY,
-            **FILE_ERRORS,
-        },
-    )
+    @extend_schema(parameters=[CutoutAskedSerializer], responses=file_answers(FITS, PNG, is_made=True))
     @action(
         detail=True,
         renderer_classes=[FitsRenderer, PngRenderer],
@@ -107,7 +95,7 @@ class ImageViewSet(ReadOnlyResource):
         rows = ImageVersionSerializer(self.paginate_queryset(versions), many=True)
         return self.get_paginated_response(rows.data)
 
-    @extend_schema(responses={(200, FITS): OpenApiTypes.BINARY, (206, FITS): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @extend_schema(responses=file_answers(FITS))
     @action(detail=True, content_negotiation_class=FileNegotiation)
     def noise(self, request: Request, pk: str) -> HttpResponseBase:
         """The FITS file of a mosaic's noise at each pixel."""
@@ -116,7 +104,7 @@ class ImageViewSet(ReadOnlyResource):
             raise Http404
         return file_response(request, product_path(image.noise_path), content_type=FITS, etag=image.recipe)
 
-    @extend_schema(responses={(200, PNG): OpenApiTypes.BINARY, (206, PNG): OpenApiTypes.BINARY, **FILE_ERRORS})
+    @extend_schema(responses=file_answers(PNG))
     @action(detail=True, url_path="preview.png", content_negotiation_class=FileNegotiation)
     def preview(self, request: Request, pk: str) -> HttpResponseBase:
         """A picture of the image with its grid, colour bar and beam."""

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 from django.http import HttpResponseBase
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 
-from contimg.api.errors import ProblemSerializer
-from contimg.api.files import rendition_response
+from contimg.api.files import file_answers, rendition_response
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
@@ -52,14 +50,7 @@ class MeasurementSetViewSet(ReadOnlyResource):
     ordering = "-observed_at"
     reusable_s = ALWAYS
 
-    @extend_schema(
-        parameters=[RasterAskedSerializer],
-        responses={
-            (200, PNG): OpenApiTypes.BINARY,
-            (206, PNG): OpenApiTypes.BINARY,
-            **dict.fromkeys((410, 416), ProblemSerializer),
-        },
-    )
+    @extend_schema(parameters=[RasterAskedSerializer], responses=file_answers(PNG, is_made=True))
     @action(detail=True, url_path="raster.png", content_negotiation_class=FileNegotiation, query_parameters=None)
     def raster(self, request: Request, pk: str) -> HttpResponseBase:
         """Amplitude, phase or flags of the set itself over two of its axes, cross-correlations of all polarizations.

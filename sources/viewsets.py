@@ -5,7 +5,6 @@ import hashlib
 from django.db.models import F
 from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
 from rest_framework.exceptions import NotFound
@@ -15,7 +14,7 @@ from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
 from contimg.api import pagination
-from contimg.api.files import content_response, rendition_response
+from contimg.api.files import content_response, file_answers, rendition_response
 from contimg.api.parameters import parameters_of
 from contimg.api.renderers import CsvRenderer, PngRenderer, VoTableRenderer
 from contimg.api.reuse import ALWAYS, reused
@@ -66,9 +65,7 @@ class SourceViewSet(ReadOnlyResource):
     @extend_schema(
         responses={
             (200, "application/json"): LightCurveSerializer,
-            (200, CsvRenderer.media_type): OpenApiTypes.STR,
-            (200, VoTableRenderer.media_type): OpenApiTypes.STR,
-            (200, PngRenderer.media_type): OpenApiTypes.BINARY,
+            **file_answers(CsvRenderer.media_type, VoTableRenderer.media_type, PngRenderer.media_type, is_made=True),
         }
     )
     @action(
@@ -108,7 +105,7 @@ class SourceViewSet(ReadOnlyResource):
         parameters=[SheetAskedSerializer],
         responses={
             (200, "application/json"): CutoutOfSourceSerializer(many=True),
-            (200, PngRenderer.media_type): OpenApiTypes.BINARY,
+            **file_answers(PngRenderer.media_type, is_made=True),
         },
         filters=False,
     )

@@ -43,6 +43,8 @@ CONTRACT = [
     ("Request ids", "contimg/test_observability.py::*"),
     ("OpenAPI, Swagger, Redoc", "test_api_docs.py::test_swagger_and_redoc_are_served_without_a_network"),
     ("Every answer is as OpenAPI says", "contimg/api/test_fuzz.py::test_every_answer_is_as_the_schema_says"),
+    ("OpenAPI says every parameter, header and error", "contimg/api/test_described.py::test_every_parameter_property_and_answer_has_a_description"),
+    ("Its examples are real answers", "contimg/api/test_described.py::test_the_examples_are_what_the_api_takes_and_answers"),
     ("A typed client made of OpenAPI reads it", "contimg/api/test_client.py::*"),
     ("`Deprecation` and `Sunset` headers", "contimg/api/test_deprecation.py::*"),
     # Resources

@@ -19,17 +19,13 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
+from contimg.api.meanings import meaning, unit
 from contimg.api.pagination import PARAMETERS, Cursor, Order
 from contimg.api.renderers import CsvRenderer, VoTableRenderer, time_text
 
 ROWS_AT_ONCE = 5000
 RENDERERS = (CsvRenderer, VoTableRenderer)
 
-# By the end of a name, the longest first.
-UNITS = {
-    "_jy_per_beam": "Jy/beam", "_arcsec": "arcsec", "_deg": "deg", "_jy": "Jy", "_hz": "Hz", "_px": "pix", "_s": "s",
-    "_bytes": "byte", "mjd": "d",
-}  # fmt: skip
 _FLUX = "phot.flux.density;em.radio"
 # Unified content descriptors (IVOA UCD1+, version 1.5) of the fields of images, sources and measurements.
 UCDS = {
@@ -121,12 +117,10 @@ def _cell(value: Any) -> str:
 def _field(name: str, field: serializers.Field) -> str:
     said = {"name": name, "ucd": UCDS.get(name), "unit": unit(name), "ref": _system(name), **_datatype(field)}
     attributes = " ".join(f"{key}={quoteattr(value)}" for key, value in said.items() if value)
-    description = f"<DESCRIPTION>{escape(str(field.help_text))}</DESCRIPTION>" if field.help_text else ""
-    return f"<FIELD {attributes}>{description}</FIELD>"
-
-
-def unit(name: str) -> str | None:
-    return next((unit for ending, unit in UNITS.items() if name.endswith(ending)), None)
+    description = escape(
+        str(field.help_text or meaning(name, of=type(field.parent).__name__.removesuffix("Serializer")))
+    )
+    return f"<FIELD {attributes}><DESCRIPTION>{description}</DESCRIPTION></FIELD>"
 
 
 def _system(name: str) -> str | None:

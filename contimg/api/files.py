@@ -6,13 +6,16 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from django.http import HttpResponseBase, HttpResponseNotModified, StreamingHttpResponse
+from django.http import HttpResponseBase, StreamingHttpResponse
 from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
+from drf_spectacular.types import OpenApiTypes
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 
+from contimg.api.errors import ProblemSerializer
 from contimg.exceptions import MissingProduct
 from contimg.renditions import Rendition
 
@@ -27,6 +30,12 @@ class RangeNotSatisfiable(APIException):
     def __init__(self, size: int) -> None:
         super().__init__(f"The range lies outside of the file, which has {size} bytes.")
         self.headers = {"Content-Range": f"bytes */{size}"}
+
+
+def file_answers(*media_types: str, is_made: bool = False) -> dict[Any, Any]:
+    """For the schema: what the functions below answer. Headers follow from it (contimg/api/described.py)."""
+    whole_or_part = {(status, kind): OpenApiTypes.BINARY for status in (200, 206) for kind in media_types}
+    return {**whole_or_part, **dict.fromkeys((410, 416, *((422,) if is_made else ())), ProblemSerializer)}
 
 
 def file_response(
@@ -70,10 +79,11 @@ def rendition_response(request: Request, shown: Rendition, *, name: str, content
 
 
 def not_modified(request: Request, *, etag: str) -> HttpResponseBase | None:
-    """A 304 for who has this version, so that nothing is made for him; else None."""
-    if get_conditional_response(request, etag=f'"{etag}"') is None:
-        return None
-    return HttpResponseNotModified(headers={"ETag": f'"{etag}"'})
+    """A 304 for who has this version, a 412 for who expects another, so that nothing is made for him; else None."""
+    answer = get_conditional_response(request, etag=f'"{etag}"')
+    if answer is not None:
+        answer.headers["ETag"] = f'"{etag}"'
+    return answer
 
 
 def _response(

@@ -319,13 +319,18 @@ class Ordering(BaseFilterBackend):
         return queryset.order_by(wanted, "-id" if wanted.startswith("-") else "id")
 
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        has_cone = issubclass(view.filterset_class, ConeFilter)
+        default = f"`{view.ordering}`, in a cone search `separation_deg`" if has_cone else f"`{view.ordering}`"
         return [
             {
                 "name": "ordering",
                 "in": "query",
                 "required": False,
-                "description": f"By default `{view.ordering}`, in a cone search `separation_deg`; nulls last.",
-                "schema": {"type": "string", "enum": _both_ways(view.orderings)},
+                "description": f"By this field, with `-` the other way round; by default {default}. Nulls come last.",
+                "schema": {
+                    "type": "string",
+                    "enum": _both_ways([*view.orderings, *(["separation_deg"] if has_cone else [])]),
+                },
             }
         ]
 

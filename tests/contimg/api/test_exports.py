@@ -12,7 +12,7 @@ import pytest
 from astropy.io.votable import parse_single_table
 from astropy.io.votable.ucd import check_ucd
 
-from contimg.api import exports
+from contimg.api import exports, meanings
 from contimg.urls import router
 from sources.models import Measurement
 from tests.factories import ImageFactory, MeasurementFactory, SourceFactory
@@ -76,7 +76,7 @@ def test_votable_is_read_by_astropy_with_units_and_nulls(api, sky, prefix):
                 assert np.ma.is_masked(got) or got == "" or np.isnan(got)
             else:
                 assert got == said
-        assert str(field.unit or "").replace(" ", "") == (exports.unit(field.name) or "")
+        assert str(field.unit or "").replace(" ", "") == (meanings.unit(field.name) or "")
 
 
 def test_every_exported_field_has_a_valid_descriptor_and_the_unit_in_its_name():
@@ -84,7 +84,7 @@ def test_every_exported_field_has_a_valid_descriptor_and_the_unit_in_its_name():
         for name in view.serializer_class().fields:
             assert check_ucd(exports.UCDS[name], check_controlled_vocabulary=True), name
     units = {
-        name: exports.unit(name) for name in ("rms_jy_per_beam", "flux_jy", "bpa_deg", "pixel_arcsec", "mjd", "snr")
+        name: meanings.unit(name) for name in ("rms_jy_per_beam", "flux_jy", "bpa_deg", "pixel_arcsec", "mjd", "snr")
     }
     assert units == {"rms_jy_per_beam": "Jy/beam", "flux_jy": "Jy", "bpa_deg": "deg", "pixel_arcsec": "arcsec",
                      "mjd": "d", "snr": None}  # fmt: skip
