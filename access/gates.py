@@ -24,9 +24,16 @@ class IsInternal(BasePermission):
     message = "This is for trusted addresses, tokens and staff; use one of these."
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        if is_trusted(request) or request.method not in view.allowed_methods:  # which is a 405 for all
+        if request.method not in view.allowed_methods or is_inside(request):  # the first is a 405 for all
             return True
-        return isinstance(request.auth, Token) or bool(getattr(request.user, "is_staff", False))
+        view.check_throttles(request)  # DRF counts only what is permitted, after this
+        return False
+
+
+def is_inside(request: Request) -> bool:
+    if is_trusted(request):
+        return True
+    return isinstance(request.auth, Token) or bool(getattr(request.user, "is_staff", False))
 
 
 class InternalView(APIView):

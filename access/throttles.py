@@ -28,7 +28,7 @@ PERIODS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Throttle(BaseThrottle):
-    """Of every view of the API; refused requests count too."""
+    """Of every view of the API; refused requests count too (`HasScope`, `IsInternal`)."""
 
     waiting_s: int | None = None
 

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from access.gates import IsInternal
+from access.gates import IsInternal, is_inside
 from access.scopes import Scope
 from batch.blame import lift_and_recompute, plan, quarantine_and_recompute, reprocess
 from batch.estimates import Estimates
@@ -136,7 +136,7 @@ class BatchViewSet(ReadOnlyResource):
         """The items of this batch: the same list as `items/?batch=`."""
         batch = get_object_or_404(Batch.objects.only("pk"), pk=pk)
         found = GenericAPIView.filter_queryset(self, self.get_queryset().filter(batch=batch))
-        shown = ItemSerializer(self.paginate_queryset(found), many=True, context={"is_inside": _is_inside(self)})
+        shown = ItemSerializer(self.paginate_queryset(found), many=True, context={"is_inside": is_inside(self.request)})
         return self.get_paginated_response(shown.data)
 
     @extend_schema(
@@ -160,10 +160,6 @@ def _shown_batch(view: Any, pk: int | str, status: int) -> Response:
     return Response(BatchDetailSerializer(batch, context=context).data, status=status)
 
 
-def _is_inside(view: ReadOnlyResource) -> bool:
-    return IsInternal().has_permission(view.request, view)
-
-
 def _last_event_id(request: Request) -> str:
     return request.headers.get("Last-Event-ID", "")
 
@@ -182,10 +178,10 @@ class ItemViewSet(ReadOnlyResource):
     required_scopes = dict.fromkeys(("cancel", "retry"), Scope.OPERATE)
 
     def audience(self) -> bool:
-        return _is_inside(self)
+        return is_inside(self.request)
 
     def get_serializer_context(self) -> dict[str, Any]:
-        return {**super().get_serializer_context(), "is_inside": _is_inside(self)}
+        return {**super().get_serializer_context(), "is_inside": is_inside(self.request)}
 
     @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
+from rest_framework.settings import api_settings
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
 from contimg.api.deprecation import Deprecation, announce
@@ -55,6 +56,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
         return super().get_queryset() if rows is None else rows.all()
 
     def get_renderers(self) -> builtins.list[BaseRenderer]:
+        if self.action == "metadata":  # JSON, also of a file
+            return [renderer() for renderer in api_settings.DEFAULT_RENDERER_CLASSES]
         # Also of a method that there is not, which is then refused for what it is, and not for its format.
         exports = RENDERERS if self.is_exported and self.action in ("list", None) else ()
         return [*super().get_renderers(), *(renderer() for renderer in exports)]

@@ -45,6 +45,12 @@ def test_tokens_that_are_no_good_count_for_their_address():
     assert statuses(4, **headers) == [401, 401, 401, 429]
 
 
+@pytest.mark.parametrize("address", ["items/1/log/", "batches/1/events/"])
+def test_what_is_not_for_everybody_counts_though_it_is_refused(api, address):
+    answers = [api.get(f"/api/v1/{address}", REMOTE_ADDR="192.0.2.1").status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]
+
+
 def test_an_address_that_the_caller_made_up_is_not_believed():
     made_up = [statuses(1, REMOTE_ADDR="192.0.2.1", HTTP_X_FORWARDED_FOR=f"198.51.100.{n}") for n in range(4)]
     assert made_up == [[200], [200], [200], [429]]

@@ -138,3 +138,12 @@ def test_a_web_process_imports_no_engine():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("form", ["*/*", "application/fits", "image/png"])
+@pytest.mark.parametrize("address", ["images/1/cutout/", "images/1/fits/", "sources/1/light-curve/", "sources/"])
+def test_what_options_says_is_json_and_called_so(api, address, form):
+    answer = api.options(f"/api/v1/{address}", HTTP_ACCEPT=form)
+    assert answer.headers["Content-Type"].split(";")[0] in ("application/json", "application/problem+json")
+    assert answer.json()
