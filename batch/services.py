@@ -23,6 +23,7 @@ from batch.parameters import ParametersSerializer, defaults
 from batch.querysets import ItemQuerySet
 from batch.stages import CHAIN, Stage, follow_a_mosaic, stages
 from contimg import tracing
+from contimg.api.deprecation import Deprecation
 from contimg.bulk import insert_like, listed
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.models import BreakerState
@@ -263,6 +264,13 @@ def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
         name, reasons = next(iter(filterset.errors.items()))
         raise InvalidQuery(f"{name}: {reasons[0]}")
     return _subjects(kind, filterset.qs)
+
+
+def deprecated_in(query: Mapping[str, Any] | None) -> list[Deprecation]:
+    """The filters of a batch's query that are to go."""
+    described = SUBJECT_KINDS.get(str((query or {}).get("kind")))
+    known: Mapping[str, Deprecation] = getattr(described and described.filters, "deprecated", {})
+    return [known[name] for name in known if name in (query or {})]
 
 
 def _written(name: str, value: Any, described: Filter) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django.contrib.auth.models import User
@@ -45,6 +46,7 @@ from batch.services import (
     cancel_batch,
     cancel_item,
     create_batch,
+    deprecated_in,
     pause,
     reimage,
     resume,
@@ -52,6 +54,7 @@ from batch.services import (
     retry_item,
     set_priority,
 )
+from contimg.api.deprecation import Deprecation
 from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.parameters import parameters_of
@@ -67,7 +70,14 @@ from qa.viewsets import PolicyViewSet as QaPolicyViewSet
 CONFLICT = {409: ProblemSerializer}
 
 
-class BatchViewSet(ReadOnlyResource):
+class _TakesQuery(ReadOnlyResource):
+    asked: Mapping[str, Any] | None = None  # the query in the body
+
+    def deprecated_used(self) -> list[Deprecation]:
+        return [*super().deprecated_used(), *deprecated_in(self.asked)]
+
+
+class BatchViewSet(_TakesQuery):
     """Work that was asked for: one stage, or the chain `process`, on many subjects."""
 
     queryset = Batch.objects.for_listing()
@@ -97,6 +107,7 @@ class BatchViewSet(ReadOnlyResource):
         asked.is_valid(raise_exception=True)
         given = dict(asked.validated_data)
         subjects = given.pop("subjects", None)
+        self.asked = given.get("query")
         made = create_batch(
             **{"query": None, **given},
             subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
@@ -319,7 +330,7 @@ class PolicyViewSet(QaPolicyViewSet):
         return Response(ActivatedSerializer(activate_policy(policy=self.get_object(), actor=actor)).data)
 
 
-class AssessmentViewSet(QaAssessmentViewSet):
+class AssessmentViewSet(_TakesQuery, QaAssessmentViewSet):
     """Verdicts on images, calibration tables and epochs. A batch, which only this app makes, gives new ones."""
 
     required_scopes = {"create": Scope.OPERATE}
@@ -330,10 +341,11 @@ class AssessmentViewSet(QaAssessmentViewSet):
         asked = AssessAgainSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         subjects = asked.validated_data.get("subjects")
+        self.asked = asked.validated_data.get("query")
         made = create_batch(
             stage=StageName.ASSESS,
             subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
-            query=asked.validated_data.get("query"),
+            query=self.asked,
             owner=_caller(request),
         )
         return _shown_batch(self, made.batch.pk, status=201)

@@ -10,6 +10,7 @@ from django.middleware.common import CommonMiddleware
 from django.middleware.http import ConditionalGetMiddleware
 from django.utils.http import escape_leading_slashes
 
+from contimg.api.deprecation import told_again
 from contimg.api.errors import precondition_failed
 
 
@@ -28,8 +29,11 @@ class SlashMiddleware(CommonMiddleware):
 
 
 class ConditionalMiddleware(ConditionalGetMiddleware):
-    """A 412 in the shape of every error; Django's is empty."""
+    """A 412 in the shape of every error, where Django's is empty; and a 304 says what is deprecated as the whole answer
+    does, since clients that send ETags see nothing else."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         answer = super().process_response(request, response)
-        return precondition_failed(request) if answer.status_code == HTTPStatus.PRECONDITION_FAILED else answer
+        if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
+            return precondition_failed(request)
+        return told_again(answer, of=response)

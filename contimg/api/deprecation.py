@@ -10,6 +10,8 @@ from django.http import HttpResponseBase
 from django.urls import reverse
 from django.utils.http import http_date
 
+HEADERS = ("Deprecation", "Sunset", "Link")
+
 
 @dataclass(frozen=True)
 class Deprecation:
@@ -32,6 +34,14 @@ def announce(response: HttpResponseBase, used: Iterable[Deprecation]) -> None:
     response.headers["Deprecation"] = f"@{_midnight_s(first.since)}"
     response.headers["Sunset"] = http_date(_midnight_s(first.until))
     response.headers["Link"] = f'{page}; rel="deprecation"; type="text/html", {page}; rel="sunset"; type="text/html"'
+
+
+def told_again(response: HttpResponseBase, *, of: HttpResponseBase) -> HttpResponseBase:
+    """With the headers that the answer in whose place it is has."""
+    if response is not of and of.has_header("Deprecation"):
+        for name in HEADERS:
+            response.headers[name] = of.headers[name]
+    return response
 
 
 def _midnight_s(day: date) -> int:

@@ -17,7 +17,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.settings import api_settings
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
-from contimg.api.deprecation import Deprecation, announce
+from contimg.api.deprecation import Deprecation, announce, told_again
 from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
@@ -70,8 +70,10 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     def retrieve(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         return self._reused(lambda: self.make_detail(request, *args, **kwargs))
 
-    def _deprecated(self) -> builtins.list[Deprecation]:
-        """What the request uses of it."""
+    def deprecated_used(self) -> builtins.list[Deprecation]:
+        """By this request."""
+        if self.action != "list" and self.query_parameters is not None:
+            return []
         filters: Mapping[str, Deprecation] = getattr(getattr(self, "filterset_class", None), "deprecated", {})
         return [filters[name] for name in filters if name in self.request.query_params]
 
@@ -99,8 +101,7 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """HEAD has the headers of GET (RFC 9110, 9.3.2); Django's ConditionalGetMiddleware sees only to GET."""
         final: Any = super().finalize_response(request, response, *args, **kwargs)
-        if self.action == "list":
-            announce(final, self._deprecated())
+        announce(final, self.deprecated_used())
         if request.method != "HEAD" or final.streaming:
             return final
         if isinstance(final, Response):
@@ -120,7 +121,8 @@ def _rows(viewset: Any) -> QuerySet[Any] | None:
 def _conditional(request: Request, response: Any) -> Any:
     if not response.has_header("ETag"):
         set_response_etag(response)
-    return get_conditional_response(request, etag=response.headers["ETag"], response=response)
+    conditional: Any = get_conditional_response(request, etag=response.headers["ETag"], response=response)
+    return told_again(conditional, of=response)
 
 
 class Router(DefaultRouter):

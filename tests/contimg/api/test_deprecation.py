@@ -50,6 +50,29 @@ def test_a_refusal_says_it_too_and_so_does_head(api):
     assert api.head(IMAGES, {"mosaic_of__isnull": "true"}).headers.keys() >= HEADERS
 
 
+@pytest.mark.parametrize("method", ["get", "head"])
+def test_who_has_the_answer_already_is_told_too(api, method):
+    asked = f"{IMAGES}?mosaic_of__isnull=false"
+    first = api.get(asked)
+    again = getattr(api, method)(asked, headers={"if-none-match": first.headers["ETag"]})
+    assert again.status_code == 304
+    assert {name: again.headers[name] for name in HEADERS} == {name: first.headers[name] for name in HEADERS}
+
+
+@pytest.mark.parametrize(("address", "stage"), [("batches", {"stage": "photometry"}), ("assessments", {})])
+def test_who_uses_it_in_the_query_of_a_batch_is_told_too(administrator, address, stage):
+    MosaicFactory()
+    body = {**stage, "query": {"kind": "image", "mosaic_of__isnull": False}}
+    answer = administrator.post(f"/api/v1/{address}/", body, format="json")
+    assert answer.status_code == 201, answer.content
+    assert answer.headers.keys() >= HEADERS
+    body = {**stage, "query": {"kind": "image", "mosaic_of__isnull": "maybe"}}
+    refused = administrator.post(f"/api/v1/{address}/", body, format="json")
+    assert (refused.status_code, refused.headers.keys() >= HEADERS) == (400, True)
+    body = {**stage, "query": {"kind": "image", "grade": "good"}}
+    assert not administrator.post(f"/api/v1/{address}/", body, format="json").headers.keys() & HEADERS
+
+
 @pytest.mark.parametrize("query", [{}, {"kind": "mosaic"}, {"mosaic_of": "1"}])
 def test_who_uses_what_stays_is_told_nothing(api, query):
     answer = api.get(IMAGES, query)
