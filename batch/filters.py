@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from datetime import date
+
 from batch.models import Batch, BatchState, Item, Pause, StageName, State, Worker
-from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, ChoicesFilter, ListFilter, TextFilter
+from contimg.api.deprecation import Deprecation
+from contimg.api.filters import BOUNDS, NULLABLE_BOUNDS, ChoicesFilter, IntegerFilter, ListFilter, TextFilter
 
 
 class BatchFilter(ListFilter):
@@ -23,6 +26,11 @@ class BatchFilter(ListFilter):
 class ItemFilter(ListFilter):
     state = ChoicesFilter(choices=State)
     stage = ChoicesFilter(choices=StageName)
+    subband_group = IntegerFilter(field_name="group")
+
+    deprecated = {
+        "group": Deprecation(since=date(2026, 12, 1), until=date(2027, 12, 1), instead="use `subband_group`.")
+    }
 
     class Meta:
         model = Item

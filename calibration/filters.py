@@ -35,6 +35,7 @@ class CalibrationTableFilter(ListFilter):
     grade = ChoicesFilter(choices=Grade)
     grade_source = ChoicesFilter(choices=GradeSource)
     valid_at = TimeFilter(method="filter_valid_at", help_text="Valid at this time (UTC).")
+    calibrator = TextFilter(method="filter_calibrator", help_text="Its name, as the detail has it, or its id.")
 
     class Meta:
         model = CalibrationTable
@@ -44,12 +45,14 @@ class CalibrationTableFilter(ListFilter):
             "valid_from": BOUNDS,
             "valid_until": BOUNDS,
             "source_measurement_set": ["exact"],
-            "calibrator": ["exact"],
             "is_retired": ["exact"],
         }
 
     def filter_valid_at(self, queryset, name, value):
         return queryset.valid_at(value)
+
+    def filter_calibrator(self, queryset, name, value):
+        return queryset.solved_on(value)
 
 
 class AntennaFlagFilter(ListFilter):

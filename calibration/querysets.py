@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Self
@@ -41,6 +42,13 @@ class CalibrationTableQuerySet(models.QuerySet):
 
     def valid_at(self, when: datetime) -> Self:
         return self.filter(valid_from__lte=when, valid_until__gte=when)
+
+    def solved_on(self, calibrator: str) -> Self:
+        """By the calibrator's name, or its id."""
+        named = Q(calibrator__name__iexact=calibrator)
+        if re.fullmatch("[0-9]{1,18}", calibrator):
+            named |= Q(calibrator=int(calibrator))
+        return self.filter(named)
 
     def in_strip(self, dec_deg: float) -> Self:
         """Tables of the strip whose apparent declination is that of the tile, within the setting's tolerance."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from contimg.api.filters import BOUNDS, NULLABLE_RANGE, RANGE, ConeFilter
+from datetime import date
+
+from contimg.api.deprecation import Deprecation
+from contimg.api.filters import BOUNDS, NULLABLE_RANGE, RANGE, ConeFilter, IntegerFilter
 from observations.models import MeasurementSet, SubbandGroup
 
 
@@ -17,6 +20,12 @@ class SubbandGroupFilter(ConeFilter):
 
 
 class MeasurementSetFilter(ConeFilter):
+    subband_group = IntegerFilter(field_name="group")
+
+    deprecated = {
+        "group": Deprecation(since=date(2026, 12, 1), until=date(2027, 12, 1), instead="use `subband_group`.")
+    }
+
     class Meta:
         model = MeasurementSet
         fields = {

@@ -67,14 +67,15 @@ class AppliedTableSerializer(serializers.Serializer):
 
 class MeasurementSetSerializer(FactsSerializer):
     is_calibrated = serializers.BooleanField()
+    subband_group: Any = serializers.PrimaryKeyRelatedField(source="group", read_only=True)
     separation_deg = SeparationField()
 
     class Meta:
         model = MeasurementSet
         fields = [
             "id", "name", "observed_at", "mjd", "duration_s", "ra_deg", "dec_deg", "frequency_hz", "n_antennas",
-            "n_channels", "flagged_fraction", "size_bytes", "is_calibrated", "calibrated_from", "group", "is_current",
-            "is_lenient", "created_at", "separation_deg",
+            "n_channels", "flagged_fraction", "size_bytes", "is_calibrated", "calibrated_from", "subband_group",
+            "group", "is_current", "is_lenient", "created_at", "separation_deg",
         ]  # fmt: skip
 
 

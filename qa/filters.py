@@ -11,6 +11,7 @@ class AssessmentFilter(ListFilter):
     rule = TextFilter(method="filter_rule", help_text="Assessments in which this rule warned or failed.")
     image = IntegerFilter()
     calibration_table = IntegerFilter()
+    epoch = IntegerFilter()
 
     class Meta:
         model = Assessment

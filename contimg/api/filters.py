@@ -52,16 +52,19 @@ class StrictBooleanFilter(BooleanFilter):
         super().__init__(*args, **{"widget": StrictBooleanField.widget, **kwargs})
 
 
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_WHOLE = re.compile(r"[-+]?[0-9]+(\.0*)?")
+
+
 class _AsWritten:
     """Python reads 1_000 and digits of other scripts as numbers, which elsewhere are a slip of the keyboard."""
 
+    form, sentence = NUMBER, "Give a number such as 1000, -0.5 or 1e-3."
+
     def to_python(self, value: Any) -> Any:
-        if value and not NUMBER.fullmatch(str(value).strip()):
-            raise forms.ValidationError("Give a number such as 1000, -0.5 or 1e-3.", code="invalid")
+        if value and not self.form.fullmatch(str(value).strip()):
+            raise forms.ValidationError(self.sentence, code="invalid")
         return super().to_python(value)  # type: ignore[misc]
-
-
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 MOST = 1e50
@@ -83,7 +86,7 @@ class NumberField(_AsWritten, forms.DecimalField):
 
 
 class IntegerField(_AsWritten, forms.IntegerField):
-    pass
+    form, sentence = _WHOLE, "Give a whole number such as 100."
 
 
 class NumberFilter(django_filters.NumberFilter):

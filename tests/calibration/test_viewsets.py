@@ -43,6 +43,18 @@ def test_tables_valid_at_a_time_are_found_at_both_ends_of_their_interval(api):
 
 
 @pytest.mark.django_db
+def test_tables_are_found_by_the_calibrator_s_name_or_id(api):
+    table, other = CalibrationTableFactory(calibrator__name="4C 1"), CalibrationTableFactory(calibrator__name="4C 2")
+
+    def found(calibrator):
+        return [row["id"] for row in api.get(TABLES, {"calibrator": calibrator}).json()["results"]]
+
+    assert found("4C 1") == found("4c 1") == found(str(table.calibrator_id)) == [table.pk]
+    assert found(str(other.calibrator_id)) == [other.pk]
+    assert found("4C") == found("9" * 30) == []
+
+
+@pytest.mark.django_db
 def test_a_table_is_shown_with_its_current_verdict(api):
     table = CalibrationTableFactory()
     verdict = AssessmentFactory(image=None, calibration_table=table)

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from qa.models import SubjectKind
-from tests.factories import AlertFactory, AssessmentFactory, CalibrationTableFactory, FindingFactory, RuleFactory
+from tests.factories import (
+    AlertFactory,
+    AssessmentFactory,
+    CalibrationTableFactory,
+    EpochFactory,
+    FindingFactory,
+    RuleFactory,
+)
 
 URL = "/api/v1/assessments/"
 
@@ -25,6 +32,8 @@ def test_a_verdict_names_its_subject_and_policy(api):
         assert ids(api.get(URL, {"subject_kind": kind})) == {row.pk}
     assert ids(api.get(URL, {"subject_kind": ",".join(SubjectKind.values)})) == {of_image.pk, of_table.pk}
     assert ids(api.get(URL, {"image": of_image.image_id})) == {of_image.pk}
+    of_epoch = AssessmentFactory(image=None, epoch=EpochFactory())
+    assert ids(api.get(URL, {"epoch": of_epoch.epoch_id})) == {of_epoch.pk}
 
 
 @pytest.mark.django_db

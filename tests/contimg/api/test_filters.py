@@ -159,6 +159,25 @@ def test_a_value_that_cannot_be_read_is_refused_and_not_ignored(api, name, value
     assert list(errors(api.get(IMAGES, {name: value}))) == [name]
 
 
+@pytest.mark.parametrize("value", ["1.5", "1e3", "3C286", "1_000"])
+def test_who_gives_no_whole_number_is_told_of_one(api, value):
+    assert errors(api.get(IMAGES, {"measurement_set": value})) == {"measurement_set": "invalid"}
+    assert (
+        "measurement_set: Give a whole number such as 100."
+        in api.get(IMAGES, {"measurement_set": value}).json()["detail"]
+    )
+
+
+@pytest.mark.parametrize("prefix", ["measurement-sets", "items"])
+def test_a_subband_group_is_called_so_in_every_list(api, prefix):
+    make = {"measurement-sets": MeasurementSetFactory, "items": ItemFactory}[prefix]
+    row, _ = make(), make()
+    for name in ("subband_group", "group"):  # the second is to go
+        assert ids(api.get(f"/api/v1/{prefix}/", {name: row.group_id})) == [row.pk]
+    if prefix == "measurement-sets":
+        assert api.get(f"/api/v1/{prefix}/{row.pk}/").json()["subband_group"] == row.group_id
+
+
 def test_numbers_above_what_a_column_holds_find_nothing(api):
     MeasurementSetFactory()
     assert ids(api.get("/api/v1/measurement-sets/", {"n_antennas": "100000"})) == []

@@ -87,10 +87,11 @@ RARE = {  # what has an index of its own; other flags and all keys are the first
     "is_primary_beam_corrected=false": "image_uncorrected",
     "is_suspect=true": "_suspect",
     "is_variable=true": "source_variable",
+    "subband_group=1": r"\bgroup_id=\?",
 }
 ELSEWHERE = {"grade_source=review"}  # `reviews/` lists them
 # Of which a set, a tile or an epoch has a few, that are sorted.
-A_FEW = {"group=1", "calibrated_from=1", "measurement_set=1", "mosaic_of=1"}
+A_FEW = {"group=1", "subband_group=1", "calibrated_from=1", "measurement_set=1", "mosaic_of=1"}
 
 
 def equalities(view) -> Iterator[str]:
