@@ -64,6 +64,9 @@ class GateSerializer(serializers.Serializer):
     why = serializers.CharField()
 
 
+OF_EACH_IMAGE = ("versions", "provenance", "impact")
+
+
 class ImageDetailSerializer(ImageSerializer):
     missing_subbands = serializers.ListField(child=serializers.IntegerField())
     tables_applied = AppliedTableSerializer(source="measurement_set.applied_tables", many=True, default=[])
@@ -105,6 +108,7 @@ class ImageDetailSerializer(ImageSerializer):
         links = {
             "fits": reverse("image-fits", [image.pk], request=request),
             "measurements": f"{reverse('measurement-list', request=request)}?image={image.pk}",
+            **{name: reverse(f"image-{name}", [image.pk], request=request) for name in OF_EACH_IMAGE},
         }
         if image.preview_path:
             links["preview"] = reverse("image-preview", [image.pk], request=request)

@@ -28,14 +28,26 @@ class SourceSerializer(FactsSerializer):
 
 class SourceDetailSerializer(SourceSerializer):
     images = serializers.SerializerMethodField(help_text="Ids of the images that cover it and have its forced flux.")
+    links = serializers.SerializerMethodField()
 
     class Meta(SourceSerializer.Meta):
         fields = [
             *SourceSerializer.Meta.fields[:-1], "position_err_arcsec", "statistics_reason", "images", "created_at",
+            "links",
         ]  # fmt: skip
 
     def get_images(self, source: Any) -> list[int]:
         return [measurement.image_id for measurement in source.forced_measurements]
+
+    @extend_schema_field({"type": "object", "additionalProperties": {"type": "string", "format": "uri"}})
+    def get_links(self, source: Any) -> dict[str, str]:
+        request = self.context["request"]
+        return {
+            "measurements": f"{reverse('measurement-list', request=request)}?source={source.pk}",
+            "light_curve": reverse("source-light-curve", [source.pk], request=request),
+            "cutouts": reverse("source-cutouts", [source.pk], request=request),
+            "neighbours": reverse("source-neighbours", [source.pk], request=request),
+        }
 
 
 class NeighboursAskedSerializer(serializers.Serializer):

@@ -129,6 +129,11 @@ class Router(DefaultRouter):
     """Actions with a file's name, such as `preview.png`, have no slash after it."""
 
     include_format_suffixes = False
+    pages: Sequence[str] = ()  # names of addresses that the root lists besides the resources
+
+    def get_api_root_view(self, api_urls: Any = None) -> Any:
+        listed = {prefix: f"{basename}-list" for prefix, _, basename in self.registry}
+        return self.APIRootView.as_view(api_root_dict=listed | {name: name for name in self.pages})
 
     def _get_dynamic_route(self, route: Any, action: Any) -> Any:
         made = super()._get_dynamic_route(route, action)

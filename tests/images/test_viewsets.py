@@ -19,6 +19,7 @@ from tests.images import radio_fits
 
 CONTENT = bytes(range(256)) * 10
 SIZE = len(CONTENT)
+OF_EACH = {"measurements", "versions", "provenance", "impact"}  # links of every image
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_the_detail_says_how_the_image_was_made_and_judged(api):
     assert detail["assessment"]["grade"] == "marginal"
     assert detail["assessment"]["policy"]["version"] == finding.assessment.policy.version
     assert [row["outcome"] for row in detail["assessment"]["findings"]] == ["warn"]
-    assert set(detail["links"]) == {"fits", "preview", "measurements", "measurement_set"}
+    assert set(detail["links"]) == {"fits", "preview", "measurement_set", *OF_EACH}
     for link in detail["links"].values():
         if "fits" not in link and "preview" not in link:
             assert api.get(link).status_code == 200
@@ -165,7 +166,7 @@ def test_the_detail_says_how_the_image_was_made_and_judged(api):
 def test_an_external_image_hangs_on_nothing(api):
     detail = api.get(f"/api/v1/images/{ImageFactory(kind='external', measurement_set=None).pk}/").json()
     assert (detail["measurement_set"], detail["tables_applied"], detail["assessment"]) == (None, [], None)
-    assert set(detail["links"]) == {"fits", "measurements"}
+    assert set(detail["links"]) == {"fits", *OF_EACH}
 
 
 @pytest.mark.django_db

@@ -18,6 +18,16 @@ def test_a_source_names_the_images_that_have_its_forced_flux(api):
 
 
 @pytest.mark.django_db
+def test_a_source_links_to_all_that_hangs_on_it(api):
+    source = MeasurementFactory().source
+    links = api.get(f"/api/v1/sources/{source.pk}/").json()["links"]
+    assert set(links) == {"measurements", "light_curve", "cutouts", "neighbours"}
+    for link in links.values():
+        assert api.get(link).status_code == 200
+    assert [row["source"] for row in api.get(links["measurements"]).json()["results"]] == [source.pk]
+
+
+@pytest.mark.django_db
 def test_measurements_of_one_source_are_found(api):
     mine, _ = MeasurementFactory(), MeasurementFactory()
     (row,) = api.get("/api/v1/measurements/", {"source": mine.source_id}).json()["results"]
