@@ -90,6 +90,18 @@ def test_the_newest_review_is_the_grade_until_all_are_withdrawn(make):
     assert Assessment.objects.get().grade == "excellent"
 
 
+@pytest.mark.parametrize(
+    ("make", "prefix"), [(ImageFactory, "images"), (CalibrationTableFactory, "calibration-tables")]
+)
+def test_what_nobody_has_reviewed_is_found_by_the_source_of_its_grade(api, make, prefix):
+    reviewed, other = make(), make()
+    url = f"/api/v1/{prefix}/?grade_source=policy"
+    made = say(reviewed, "good")
+    assert [row["id"] for row in api.get(url).json()["results"]] == [other.pk]
+    withdraw(review=made)
+    assert {row["id"] for row in api.get(url).json()["results"]} == {reviewed.pk, other.pk}
+
+
 def test_what_was_never_assessed_is_unknown_again_when_its_review_is_withdrawn():
     image = ImageFactory(grade="good")
     withdraw(review=say(image, "poor"))
