@@ -21,7 +21,7 @@ from django_tasks import task
 from django_tasks_db.models import DBTaskResult
 
 from batch.models import Item, Pause
-from batch.presence import unless_away
+from batch.presence import tell_back, unless_away
 from contimg.breakers import Breaker, BreakerOpen
 
 log = structlog.get_logger(__name__)
@@ -84,6 +84,7 @@ def _ring() -> None:
         _ring_in_database()
     else:
         _ring_broker(list(_stages_to_wake()))
+    tell_back()  # the change for which it is rung was taken
 
 
 def _stages_to_wake() -> QuerySet[Item, str]:

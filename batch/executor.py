@@ -23,12 +23,13 @@ from typing import IO, Any
 import psutil
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError
 from django.db.models import Sum
 
 from batch import metrics, transitions
 from batch.logs import log_folder, log_name
 from batch.models import Attempt, Batch, Item, State
+from batch.presence import tell_away, tell_back
 from batch.stages import Job, stages
 from batch.sweeper import remove_work, work_owner
 from batch.transitions import CancelRequested, Claim, LeaseLost
@@ -290,13 +291,13 @@ class Executor:
             transitions.look(held)
             if now - beat >= settings.CONTIMG_LEASE_S / HEARTBEATS_PER_LEASE:
                 transitions.renew(held, progress=progress)
+                tell_back()
                 return now
         except LeaseLost:
             if not transitions.is_finished(held):  # by the child, whose answer is on its way
                 raise
         except DatabaseError as error:
-            log.warning("database_away", detail=str(error).strip())
-            close_old_connections()
+            tell_away(error)
         return beat
 
     def _after_death(self, held: Claim, child: _Child) -> None:

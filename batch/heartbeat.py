@@ -16,13 +16,18 @@ from django.conf import settings  # noqa: E402
 
 from batch import transitions  # noqa: E402
 from batch.executor import HEARTBEATS_PER_LEASE  # noqa: E402
-from batch.presence import unless_away  # noqa: E402
+from batch.presence import tell_back, unless_away  # noqa: E402
+
+
+def keep() -> None:
+    transitions.renew_all(worker=sys.argv[1])
+    tell_back()
 
 
 def main() -> None:
     every_s = settings.CONTIMG_LEASE_S / HEARTBEATS_PER_LEASE
     while True:
-        unless_away(lambda: transitions.renew_all(worker=sys.argv[1]))
+        unless_away(keep)
         if select.select([sys.stdin], [], [], every_s)[0]:  # it never says anything: it is gone
             return
 

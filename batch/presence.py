@@ -21,11 +21,12 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 ASK_AGAIN_S = 1.0
 KEPT = timedelta(days=7)  # the row of one that was last seen so long ago goes
+_is_away = False  # the database, as this process has last said of it
 
 
 @contextmanager
 def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
-    """This process is listed with so many processes of its own meanwhile; gives its heartbeat.
+    """This process is listed with so many processes of its own meanwhile; gives its heartbeat, for `unless_away`.
 
     Raises NotWritable and ProductsAway.
     """
@@ -41,8 +42,13 @@ def present(*, n_processes: int, stages: Sequence[str] = ()) -> Iterator[Callabl
         },
     )  # fmt: skip
     row = Worker.objects.filter(pk=worker.pk)
+
+    def beat() -> None:
+        row.update(seen_at=Now())
+        tell_back()
+
     try:
-        yield lambda: unless_away(lambda: row.update(seen_at=Now()))
+        yield beat
     finally:
         unless_away(lambda: row.update(stopped_at=Now()))
 
@@ -58,12 +64,28 @@ def n_processes() -> int:
 
 
 def unless_away(act: Callable[[], object]) -> None:
-    """Do it; when the database does not answer, say so and go on: it may the next time."""
+    """Do it; when the database does not answer, say so once and go on: it may the next time."""
     try:
         act()
     except DatabaseError as error:
-        log.warning("database_away", detail=str(error).strip())
-        close_old_connections()
+        tell_away(error)
+
+
+def tell_away(error: DatabaseError) -> None:
+    """In the log, once until `tell_back`; and a connection that broke is not used again."""
+    global _is_away
+    if not _is_away:
+        log.warning("database_away", detail=" ".join(str(error).split()))
+    _is_away = True
+    close_old_connections()
+
+
+def tell_back() -> None:
+    """It has taken a change of this process's. (An answer proves less: one that is read-only answers.)"""
+    global _is_away
+    if _is_away:
+        log.info("database_back")
+    _is_away = False
 
 
 def when_back(ask: Callable[[], T], *, tell: Callable[[str], object]) -> T:

@@ -14,12 +14,12 @@ from typing import Self
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, close_old_connections, connection
+from django.db import DatabaseError, connection
 
 from batch import transitions
 from batch.executor import Executor, record_ending
 from batch.models import Batch
-from batch.presence import present, unless_away, when_back
+from batch.presence import present, tell_away, unless_away, when_back
 from batch.services import NothingToCancel, cancel_batch
 from batch.sweeper import Sweeper
 from batch.transitions import Claim, LeaseLost
@@ -60,8 +60,7 @@ class Crew:
     def wait(self, seconds: float) -> None:
         """So long, or until a thread has ended; meanwhile it sweeps and is seen. Raises what broke a thread."""
         if time.monotonic() - self._swept_at > settings.CONTIMG_SWEEP_S:
-            self._beat()
-            unless_away(self._sweeper.sweep)
+            unless_away(self._sweep)
             self._swept_at = time.monotonic()
         running = [thread for thread in self._running if not thread.done()]
         if running:
@@ -71,6 +70,10 @@ class Crew:
         for thread in self._running:
             if thread.done():
                 thread.result()
+
+    def _sweep(self) -> None:
+        self._beat()
+        self._sweeper.sweep()
 
     def _stop(self) -> None:
         for executor in self._executors:
@@ -85,8 +88,7 @@ class Crew:
                     if self._batch is not None and not _has_more(self._batch):
                         return  # a thread that ends does not come back
                 except DatabaseError as error:
-                    log.warning("database_away", detail=str(error).strip())
-                    close_old_connections()
+                    tell_away(error)
                 time.sleep(IDLE_S)
         finally:
             executor.close()

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from django.conf import settings
@@ -55,8 +57,7 @@ class Supervisor:
             while not self.is_stopping:
                 self._keep_alive()
                 if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
-                    beat()
-                    unless_away(self._sweep)
+                    unless_away(partial(self._sweep, beat))
                     swept_at = time.monotonic()
                 time.sleep(LOOK_EVERY_S)
             self._drain()
@@ -76,7 +77,8 @@ class Supervisor:
     def _stop(self, number: int, frame: object) -> None:
         self.is_stopping = True
 
-    def _sweep(self) -> None:
+    def _sweep(self, beat: Callable[[], None]) -> None:
+        beat()
         self._sweeper.sweep()
         couriers.ring()
         _forget_doorbells()
@@ -125,11 +127,9 @@ class Supervisor:
 
 
 def _command(stages: tuple[str, ...]) -> list[str]:
-    """It listens for the doorbells of these stages, or of all: also one that an older contimg left in its queue."""
+    """It listens for the doorbells of these stages, or of all."""
     if settings.CONTIMG_COURIER == "database":
-        queues = ",".join(stages) or "*"
-        options = ["--no-startup-delay", "--no-reload", "-v", "0", "--skip-checks"]  # this process has made them
-        return ["manage.py", "db_worker", *options, "--queue-name", queues]
+        return ["-m", "batch.listener"]
     from batch.celery import queue_of  # Celery is installed where it is the courier
 
     queues = ",".join(queue_of(stage) for stage in stages or stages_there_are())

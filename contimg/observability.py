@@ -24,6 +24,7 @@ from django.utils.functional import SimpleLazyObject
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 FORMATS = ("console", "json")
+QUIET_S = 60.0
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 logger = structlog.get_logger("contimg.requests")
@@ -63,7 +64,7 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
             }
         },
-        "filters": {"without_traceback": {"()": WithoutTraceback}},
+        "filters": {"without_traceback": {"()": WithoutTraceback}, "once_an_outage": {"()": OnceAnOutage}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["stderr"], "level": level if level in LEVELS else "INFO"},
         "loggers": {
@@ -73,6 +74,10 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
             "django.request": {"level": "ERROR"},
             # A line for each doorbell; what the work came to is said by who did it.
             "celery": {"level": "WARNING"},
+            "django_tasks": {"level": "CRITICAL"},
+            "django_tasks_db": {"level": "CRITICAL"},
+            # Why it cannot connect, which it tries every second or two; and a line for each connection that is lent.
+            "psycopg.pool": {"level": "WARNING", "filters": ["once_an_outage"]},
             # With a traceback, and at every scrape; `contimg.health` says what has changed.
             "health_check": {"level": "CRITICAL"},
             # Anybody can send a wrong Host header: no fault of ours, and a traceback of Django's insides tells nothing.
@@ -88,6 +93,21 @@ class WithoutTraceback(logging.Filter):
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
         record.exc_info = record.exc_text = None
         return True
+
+
+class OnceAnOutage(logging.Filter):
+    """Lets a line go by, and not the same again until nobody has said it for a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, now = record.getMessage(), time.monotonic()
+        self._said_at = {said: at for said, at in list(self._said_at.items()) if now - at < QUIET_S}
+        is_new = text not in self._said_at
+        self._said_at[text] = now
+        return is_new
 
 
 class RequestMiddleware:

@@ -206,7 +206,8 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         **_vanished,
         **_options,
         "options": f"{_silence} {_options.get('options', '')}".strip(),
-        "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5},
+        # Who asks begins anew to connect; else the pool's pauses grow to minutes while the database is away.
+        "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5, "reconnect_timeout": 5},
     }
     _database["CONN_HEALTH_CHECKS"] = True  # or each connection of the pool fails once after the server was restarted
 # Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.

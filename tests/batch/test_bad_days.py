@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable
@@ -176,6 +177,56 @@ def test_a_database_restarted_under_load_costs_no_item_and_takes_no_hand(private
     until(of_database(lambda: ended(batch)), within_s=120)
     check_done_once(batch)
     assert worker.poll() is None, installation.said()
+
+
+def read_only(server: Postgres, *, is_on: bool) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = off")
+        cursor.execute(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if is_on else 'off'}")
+        cursor.execute("SELECT pg_reload_conf()")
+    connection.close()
+
+
+@pytest.mark.slow
+def test_idle_workers_wait_for_a_database_that_is_stopped_or_takes_no_changes_and_say_so_once(
+    private_postgres, install
+):
+    installation = install(private_postgres.url, **QUICK, CONTIMG_LOG_FORMAT="json")
+    batches = [asked()]
+    worker = installation.start("worker", "--processes", "2")
+    until(lambda: ended(batches[0]), within_s=60)
+    started = psutil.Process(worker.pid).children()
+    time.sleep(1.5)  # both look
+    connection.close()
+
+    def told(event: str) -> int:
+        return installation.said().count(f'"{event}"')
+
+    goes = (private_postgres.stop, lambda: read_only(private_postgres, is_on=True))
+    comes = (private_postgres.start, lambda: read_only(private_postgres, is_on=False))
+    lasts_s = (7, 2)  # the pool gives up twice
+    for n, (go, come, s) in enumerate(zip(goes, comes, lasts_s, strict=True), start=1):
+        go()
+        until(lambda n=n: told("database_away") == 3 * n, within_s=30)  # two processes and their supervisor
+        time.sleep(s)
+        come()
+        until(lambda n=n: told("database_back") == 3 * n, within_s=10)
+        batches.append(asked())
+        until(lambda: ended(batches[-1]), within_s=20)
+    check_done_once(*batches)
+    assert psutil.Process(worker.pid).children() == started
+    assert (told("database_away"), told("database_back"), told("worker_process_ended")) == (6, 6, 0)
+    lines = [json.loads(line) for line in installation.said().splitlines()]  # all of them: none is of a traceback
+    assert sum(line["logger"] == "psycopg.pool" for line in lines) < 20
+
+    connection.close()
+    private_postgres.stop()
+    until(lambda: told("database_away") == 9, within_s=30)
+    worker.terminate()
+    began = time.monotonic()
+    assert worker.wait(30) == 0
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in installation.said()
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
