@@ -205,7 +205,7 @@ class PostgreSQL(Dumper):
         self.connection.close()
         found: Counter[str] = Counter()
         with tempfile.TemporaryFile() as said:
-            options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+            options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse"]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": said}
             with self._started("psql", *options, **pipes) as process, _script_of(path) as lines:
                 with suppress(BrokenPipeError):  # psql has ended, and says why
@@ -215,7 +215,7 @@ class PostgreSQL(Dumper):
                         told(found.total(), sum(rows.values()))
                     _refuse_other_rows(path, rows, found)
                     process.stdin.write(b"COMMIT;\n")
-                    process.stdin.close()
+                _close_input(process)
                 process.wait()
             if process.returncode:
                 said.seek(0)
@@ -272,9 +272,13 @@ def _running(command: list[str], **options: Any) -> Iterator[Any]:
 
 def _kill(process: Any) -> None:
     process.kill()
-    with suppress(BrokenPipeError):  # of what it was not sent yet
-        if process.stdin:
-            process.stdin.close()
+    if process.stdin:
+        _close_input(process)
+
+
+def _close_input(process: Any) -> None:
+    with suppress(BrokenPipeError):  # of what it was not sent yet, and will not read
+        process.stdin.close()
 
 
 _COPY = re.compile(rb'COPY (?:\w+\.)?"?(\w+)"? \(.*\) FROM stdin;$')

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -257,6 +258,45 @@ def test_rows_that_are_not_those_of_the_manifest_are_not_kept(installation, tmp_
         restored(path)
     assert connection.introspection.table_names() == []
     assert [file for file in installation.folder.iterdir() if file.name.startswith(".contimg.sqlite3")] == []
+
+
+@contextmanager
+def somebody_who_may_not_create_tables() -> Iterator[dict[str, object]]:
+    """The settings of the same database as a role of PostgreSQL that does not own it."""
+    role = f"contimg_weak_{uuid.uuid4().hex[:8]}"
+    run_sql(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    try:
+        yield {"USER": role, "PASSWORD": role}
+    finally:
+        run_sql(f"DROP ROLE {role}")
+
+
+def test_a_restore_whose_psql_is_refused_says_what_it_said(install, tmp_path, monkeypatch):
+    installation = install("postgres")
+    path = backup(tmp_path)
+    destroy(installation.database_url)
+    with somebody_who_may_not_create_tables() as weak:
+        for name, value in weak.items():
+            monkeypatch.setitem(connection.settings_dict, name, value)
+        with pytest.raises(CommandError, match=r"permission denied for schema public.*\[restore_failed\]"):
+            restored(path)
+        monkeypatch.undo()
+        connection.close()
+        connection.close_pool()
+    assert connection.introspection.table_names() == []
+
+
+def test_of_two_restores_at_once_one_is_done_and_the_other_is_refused_in_a_sentence(install, tmp_path):
+    installation = install("postgres")
+    path = backup(tmp_path)
+    destroy(installation.database_url)
+    both = [installation.start("restore", str(path), log=f"{n}") for n in range(2)]
+    codes = [process.wait(60) for process in both]
+    assert sorted(codes) == [0, 1]
+    said = installation.said(f"{codes.index(1)}")
+    assert "restore_failed" in said or "place_not_empty" in said
+    assert "Traceback" not in said
+    assert n_rows() == read_backup(path).manifest.rows
 
 
 def test_a_backup_of_a_newer_contimg_or_of_another_database_is_refused(install, tmp_path):
