@@ -87,6 +87,6 @@ def test_the_page_of_deployment_names_files_units_and_commands_that_exist():
     enabled = re.findall(r"\bcontimg-[\w.]+", " ".join(re.findall(r"systemctl enable .*", commands)))
     units = {unit.stem.rstrip("@") for unit in UNITS} - {timer.stem for timer in (OPS / "systemd").glob("*.timer")}
     assert set(enabled) == units | {timer.name for timer in (OPS / "systemd").glob("*.timer")}
-    asked = set(re.findall(r"^    manage (\w+)", text, re.MULTILINE))
+    asked = set(re.findall(r"^    ops/manage (\w+)", text, re.MULTILINE))
     assert asked
     assert asked <= get_commands().keys()

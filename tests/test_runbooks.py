@@ -1,7 +1,8 @@
-"""Every alert has its page, every page is found, and every command in them is run."""
+"""Every alert has its page, every page is found, and their commands are run, but for those that docs/runbooks names."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.urls import resolve
 
+from contimg.products import WORK_FOLDER, products_root
 from tests.batch.installation import skip_or_fail
 from tests.factories import BatchFactory, CalibrationTableFactory, ImageFactory, ItemFactory
 from tests.test_alerts import alerts
@@ -26,12 +29,14 @@ FOLDER = ROOT / "docs" / "runbooks"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 SECTIONS = ["What it means", "How to see it", "What to do", "Over when"]
 MOST_LINES = 40
-MANAGE = ".venv/bin/python manage.py "
+MANAGE = "ops/manage "
+DBSHELL = f"{MANAGE}dbshell -- "
+SUPERUSER = "runuser -u postgres -- "
 OF_OTHERS = {"postgresql", "redis-server", "rabbitmq-server", "chrony"}
 VERBS = {"status", "start", "stop", "restart", "edit"}
 WITH_FINDINGS = {"doctor", "verify", "index_subbands", "process"}  # which end with 1 when there is one
-HARMLESS = {"df", "du", "find", "uptime", "date", "ps", "ss", "wsclean"}
-NOT_HERE = {"ls", "ping", "rabbitmqctl", "timedatectl", "apt-get"}  # of a production machine, or they change this one
+HARMLESS = {"df", "du", "ls", "uptime", "date", "ps", "ss", "wsclean", "apt-get"}
+NOT_RUN = {"systemctl", "rabbitmqctl", "timedatectl", "ping"}  # of a production machine, or they change this one
 REPLACED = {
     "ID": "1", "QUARANTINE": "1", "STAGE": "image", "NAME": "wsclean", "VERSION": "3.1", "ANTENNA": "pad1", "PID": "0",
 }  # fmt: skip
@@ -94,10 +99,10 @@ def test_every_address_is_one_of_the_service():
 
 # --- their commands ------------------------------------------------------------------------------------------------
 def test_there_is_no_command_that_nobody_tries():
-    tried = [MANAGE, "systemctl ", "journalctl ", "psql ", "redis-cli ", "curl "]
+    tried = [MANAGE, f"{SUPERUSER}psql -c ", "journalctl ", "redis-cli ", "curl "]
     for page in PAGES:
         for line in commands(page):
-            assert line.startswith(tuple(tried)) or line.split()[0] in HARMLESS | NOT_HERE, (page.stem, line)
+            assert line.startswith(tuple(tried)) or line.split()[0] in HARMLESS | NOT_RUN, (page.stem, line)
 
 
 def exit_status(name: str, arguments: list[str]) -> tuple[int, str]:
@@ -115,11 +120,14 @@ def test_every_command_of_ours_does_what_it_should(install, tmp_path):
     install("sqlite", stages=settings.CONTIMG_STAGES)
     batch = BatchFactory(pk=1, stage="image", n_ready=0, n_failed=1)
     ItemFactory(batch=batch, stage="image", state="failed", error_code="disk_full")
+    (products_root() / WORK_FOLDER).mkdir()  # its disk is there
     CalibrationTableFactory(pk=1)
     ImageFactory(versions={"wsclean": "3.1"})
     (raw := tmp_path / "raw").mkdir()
     (raw / "2026-03-20T00:00:00_sb00.hdf5").touch()
     for line in of_program(MANAGE):
+        if line.startswith(DBSHELL):
+            continue
         name, *arguments = shlex.split(filled_in(line.removeprefix(MANAGE)).replace("DIR", str(raw)))
         status, said = exit_status(name, arguments)
         told = name in WITH_FINDINGS or "[nothing_to_rebuild]" in said  # nothing rests on the table
@@ -156,14 +164,27 @@ def test_the_journal_is_asked_as_it_can_be(line):
     assert "parse" not in done.stderr
 
 
-def test_postgresql_understands_every_question(private_postgres):
-    """Those that change something too: the server is the test's own."""
-    url = private_postgres.url.replace("postgres://", "postgresql://")
-    with psycopg.connect(url, autocommit=True) as server:
-        for line in of_program("psql "):
-            program, address, option, statement = shlex.split(filled_in(line))
-            assert (program, address, option) == ("psql", "$DATABASE_URL", "-c")
-            server.execute(statement)
+def test_postgresql_does_what_the_service_and_what_its_superuser_ask(private_postgres, install):
+    """Those that change something too: the server is the test's own, its roles those of docs/deployment.md."""
+    at = private_postgres.url.partition("@")[2].partition("/")[0]
+    with psycopg.connect(private_postgres.url, autocommit=True) as server:
+        server.execute("CREATE ROLE contimg LOGIN")
+        server.execute("CREATE DATABASE contimg OWNER contimg")
+    install(f"postgres://contimg@{at}/contimg")
+    for line in of_program(DBSHELL):
+        assert exit_status("dbshell", shlex.split(filled_in(line.removeprefix(f"{MANAGE}dbshell ")))) == (0, ""), line
+    host, _, port = at.partition(":")
+    as_superuser = {**os.environ, "PGHOST": host, "PGPORT": port, "PGUSER": "postgres"}
+    for line in of_program(SUPERUSER):
+        words = shlex.split(filled_in(line if os.geteuid() == 0 else line.removeprefix(SUPERUSER)))
+        done_well(words, env=as_superuser, cwd="/")
+
+
+def done_well(words: list[str], **options: Any) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, **options)
+    assert done.returncode == 0, (words, done.stderr)
+    assert "ERROR" not in done.stderr
+    return done.stdout
 
 
 def test_redis_understands_every_question(private_redis):
@@ -171,8 +192,8 @@ def test_redis_understands_every_question(private_redis):
         skip_or_fail("SKIPPED: redis-cli (Debian package redis-tools) is not installed.")
     private_redis.start()
     for line in of_program("redis-cli "):
-        words = shlex.split(line.replace("$CONTIMG_REDIS_URL", private_redis.url))
-        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        words = shlex.split(line.replace("redis-cli ", f"redis-cli -u {private_redis.url} "))
+        said = done_well(words)
         assert said.strip()
         assert not said.startswith(("ERR", "(error)")), said
 
@@ -187,8 +208,9 @@ def test_what_is_asked_by_http_answers(client, line):
 
 @pytest.mark.parametrize("line", [line for program in sorted(HARMLESS) for line in of_program(f"{program} ")])
 def test_programs_of_the_system_have_the_options_that_they_are_given(line, tmp_path):
-    words = [word.replace("/var/lib/contimg/logs", str(tmp_path)) for word in shlex.split(line)]
-    words = [word.replace("/var/lib/contimg", str(tmp_path)) for word in words]
+    words = [re.sub(r"^/(var/lib/contimg|data)\b.*", str(tmp_path), word) for word in shlex.split(line)]
+    if words[0] == "apt-get":
+        words.insert(1, "--simulate")
     if shutil.which(words[0]) is None:
         skip_or_fail(f"SKIPPED: {words[0]} is not installed.")
     done = subprocess.run(words, capture_output=True, text=True)
