@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -17,9 +18,12 @@ from batch.models import Item
 from contimg import diagnoses, health
 from contimg.models import BreakerState
 from contimg.products import WORK_FOLDER, products_root, this_process
+from tests.batch.installation import PROJECT
+from tests.batch.servers import free_port
 from tests.factories import ItemFactory, MeasurementSetFactory, WorkerFactory
+from tests.test_bad_days import frozen
 
-pytest_plugins = ["tests.batch.installation"]
+pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 
 
 @pytest.fixture
@@ -231,6 +235,42 @@ def test_the_doctor_says_each_finding_and_ends_with_1_when_there_is_one(capsys):
     with pytest.raises(SystemExit, match="1"):
         call_command("doctor", "--json")
     assert json.loads(capsys.readouterr().out)["checks"]["Workers"]["status"] == "warning"
+
+
+def doctor_of(url: str, folder: Path) -> subprocess.Popen:
+    """In a process of its own, as an operator asks."""
+    environment = {**os.environ, "DATABASE_URL": url, "CONTIMG_VAR_DIR": str(folder), "COLUMNS": "80"}
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "doctor", "--json"], cwd=PROJECT, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def details(doctor: subprocess.Popen) -> dict[str, str]:
+    checks = json.loads(doctor.communicate(timeout=60)[0])["checks"]
+    assert doctor.returncode == 1
+    return {name: check["detail"] for name, check in checks.items() if check["status"] != "ok"}
+
+
+@pytest.mark.once
+def test_the_doctor_has_the_reason_of_a_database_that_does_not_answer(private_postgres, tmp_path):
+    url = private_postgres.url
+    asked = {
+        'database "nothing" does not exist': f"{url.rpartition('/')[0]}/nothing",
+        'role "nobody" does not exist': url.replace("://postgres@", "://nobody@"),
+        "Connection refused": f"postgres://postgres@127.0.0.1:{free_port()}/postgres",
+    }
+    doctors = {reason: doctor_of(address, tmp_path) for reason, address in asked.items()}
+    found = {reason: details(doctor) for reason, doctor in doctors.items()}
+    with frozen(private_postgres):
+        found["timeout expired"] = details(doctor_of(url, tmp_path))
+    for reason, said in found.items():
+        assert reason in said.pop("Database")
+        assert {"Migrations", "Queue", "Workers"} <= said.keys()
+        assert {name for name, detail in said.items() if "see the check Database" not in detail} == set(), said
+    unmigrated = details(doctor_of(f"sqlite:///{tmp_path / 'empty.sqlite3'}", tmp_path))
+    assert "manage.py migrate" in unmigrated.pop("Migrations")
+    assert {name for name, detail in unmigrated.items() if "see the check Migrations" not in detail} == set()
 
 
 @pytest.mark.django_db
