@@ -25,6 +25,7 @@ from contimg.api.pagination import count
 from contimg.products import disk_usages
 from images.models import Image
 from observations.models import MeasurementSet
+from provenance.backups import newest_backup_at
 from qa.models import Alert
 from sources.models import Measurement, Source
 
@@ -138,6 +139,8 @@ def _state(told: dict[str, Any]) -> Iterator[Metric]:
     yield labelled("contimg_disk_free_bytes", "Where this machine writes.", "root", {
         root: usage.free for root, usage in disk_usages().items()
     })  # fmt: skip
+    backup = newest_backup_at()
+    yield gauge("contimg_last_backup_timestamp_seconds", "When the newest backup was taken.", _unix(backup))
     hours = told["disk"]["hours"]
     yield gauge("contimg_disk_hours", "How long the products root lasts at the last day's pace.", hours)
     failed = GaugeMetricFamily("contimg_failures_day", "Items failed in the last day.", labels=["stage", "code"])

@@ -38,11 +38,13 @@ from contimg.metrics import pool_figures
 from contimg.models import BreakerState
 from contimg.products import WORK_FOLDER, disk_usages, is_gone, products_root
 from observations.models import MeasurementSet
+from provenance.backups import newest_backup_at
 from sources.comparison import chosen_catalogue
 
 DAY = timedelta(days=1)
 LIMIT = timedelta(seconds=5)
 OLD_QUEUE = timedelta(hours=1)
+OLD_BACKUP = timedelta(hours=36)  # one a day is made
 CLOCK_LIMIT_S = 5.0
 DISK_RESERVE_BYTES = 10_000_000_000
 BROKER_LIMIT_S = 2.0
@@ -304,6 +306,26 @@ class Catalogue(DatabaseCheck):
 
 
 @dataclass
+class Backups(DatabaseCheck):
+    """The newest backup is of the last day; an installation that is new needs none."""
+
+    def look(self) -> None:
+        newest, now = newest_backup_at(), timezone.now()
+        if newest is not None:
+            hours = (now - newest).total_seconds() / 3600
+            self.figures = {"newest": newest.isoformat(), "age_h": round(hours, 1)}
+            if now - newest > OLD_BACKUP:
+                raise ServiceWarning(
+                    f"the newest backup is {hours:.0f} h old; see `journalctl -u contimg-backup` where its timer runs,"
+                    " and docs/runbooks/BackupOld.md"
+                )
+        elif MeasurementSet.objects.filter(created_at__lt=now - OLD_BACKUP).exists():
+            raise ServiceWarning(
+                "no backup was ever made; enable contimg-backup.timer on one machine, or run `manage.py backup`"
+            )
+
+
+@dataclass
 class Pool(Check):
     """Requests of this process do not wait for connections."""
 
@@ -331,7 +353,7 @@ class Breakers(DatabaseCheck):
 READY: list[type[HealthCheck]] = [Database, Migrations, ProductsRoot]
 DEGRADED: list[type[HealthCheck]] = [
     Writable,
-    Disk, Cache, Broker, Queue, Workers, Engines, Clock, Catalogue, Pool, Breakers,
+    Disk, Cache, Broker, Queue, Workers, Engines, Clock, Catalogue, Backups, Pool, Breakers,
 ]  # fmt: skip
 
 

@@ -19,16 +19,20 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+import structlog
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections, transaction
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.utils import timezone
 
 import contimg
+from access.audit import audit
+from access.models import AuditEntry
 from calibration.models import CalibrationTable, FlagTable
 from contimg.commands import NotMigrated
 from contimg.dumps import DumpFailed, dumper
@@ -51,6 +55,8 @@ FORMAT = 1
 MANIFEST, PRODUCTS = "manifest.json", "products.csv"
 COLUMNS = ("kind", "id", "root", "path", "size_bytes", "checksum")
 ROWS_AT_ONCE = 500
+TAKEN = "backup.take"
+logger = structlog.get_logger(__name__)
 Told = Callable[[str, int, int], None]  # what is done, so much of it, of so much
 
 
@@ -122,7 +128,25 @@ def take_backup(*, folder: Path, told: Told) -> Backup:
             sync_one(folder)
     except OSError as error:
         raise DumpFailed(f"The backup could not be written ({error.strerror}); nothing of it was kept.") from error
-    return Backup(folder / name, manifest)
+    backup = Backup(folder / name, manifest)
+    _note(backup)
+    return backup
+
+
+def _note(backup: Backup) -> None:
+    """In the audit log, for health and metrics. A database that is read-only or of an older contimg may not take it."""
+    try:
+        with transaction.atomic():
+            details = {"name": backup.path.name, "size_bytes": backup.size_bytes}
+            audit(action=TAKEN, subject=Installation.objects.get(), details=details)
+    except DatabaseError as error:
+        logger.warning("backup_not_noted", backup=backup.path.name, error=str(error))
+
+
+def newest_backup_at() -> datetime | None:
+    """When the newest backup that is noted was whole. Of those that were made of this database elsewhere too."""
+    taken = AuditEntry.objects.of(Installation(pk=1)).filter(action=TAKEN).order_by("-at", "-id")
+    return taken.values_list("at", flat=True).first()
 
 
 def _write(folder: Path, told: Told) -> Manifest:

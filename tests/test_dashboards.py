@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from batch import metrics
 from contimg.breakers import Breaker
+from provenance.backups import take_backup
 from tests.factories import (
     AttemptFactory,
     CalibrationTableFactory,
@@ -114,7 +115,7 @@ def test_prometheus_understands_every_query(tmp_path):
 
 # --- the metrics ---------------------------------------------------------------------------------------------------
 @pytest.fixture
-def scraped(install, client) -> dict[str, set[frozenset[str]]]:
+def scraped(install, client, tmp_path) -> dict[str, set[frozenset[str]]]:
     """The label names of each sample that a service which has done a little of everything tells."""
     install("sqlite")
     now = timezone.now()
@@ -130,6 +131,7 @@ def scraped(install, client) -> dict[str, set[frozenset[str]]]:
     metrics.item_ended(stage="image", state="done", seconds=1, read_bytes=1)
     metrics.WAIT_SECONDS.labels("image").observe(1)
     Breaker("cache")
+    take_backup(folder=tmp_path / "backups", told=lambda *_: None)
     client.get("/api/v1/images/")
     found: dict[str, set[frozenset[str]]] = {}
     for path in ("/metrics", "/health/?format=openmetrics"):

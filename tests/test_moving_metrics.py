@@ -17,6 +17,7 @@ from batch.models import Item
 from contimg.products import products_root
 from observations.models import SubbandGroup
 from observations.services import index_subbands
+from provenance.backups import take_backup
 from tests.batch.installation import until
 from tests.batch.servers import Redis, free_port
 from tests.batch.test_bad_days import of_database
@@ -77,6 +78,7 @@ def test_every_documented_metric_moves(private_postgres, private_redis, install,
     _do_work(web, tmp_path / "raw")
     scrapes.take(web.port, port)
     _find_things()
+    take_backup(folder=tmp_path / "backups", told=lambda *_: None)
     scrapes.take(web.port, port)
     _lose(private_redis, web)
     scrapes.take(web.port, port)

@@ -14,10 +14,13 @@ from django.utils import timezone
 from health_check.base import HealthCheck
 from health_check.exceptions import ServiceWarning
 
+from access.models import AuditEntry
 from batch.models import Item
 from contimg import diagnoses, health
 from contimg.models import BreakerState
 from contimg.products import WORK_FOLDER, products_root, this_process
+from observations.models import MeasurementSet
+from provenance.backups import take_backup
 from tests.batch.installation import PROJECT
 from tests.batch.servers import free_port
 from tests.factories import ItemFactory, MeasurementSetFactory, WorkerFactory
@@ -205,6 +208,20 @@ class TestFindings:
         (products_root() / WORK_FOLDER).mkdir()
         MeasurementSetFactory()
         assert "manage.py import_catalogue" in told(client, "Catalogue")["detail"]
+
+    def test_a_backup_that_is_old(self, client, tmp_path):
+        MeasurementSetFactory()
+        assert told(client, "Backups")["status"] == "ok"  # it is new
+        MeasurementSet.objects.update(created_at=timezone.now() - timedelta(hours=37))
+        assert "no backup was ever made" in told(client, "Backups")["detail"]
+        AuditEntry.objects.create(
+            action="backup.take", object_kind="installation", object_id=1, channel="command",
+            at=timezone.now() - timedelta(hours=37),
+        )  # fmt: skip
+        assert "37 h old" in told(client, "Backups")["detail"]
+        take_backup(folder=tmp_path / "backups", told=lambda *_: None)
+        found = told(client, "Backups")
+        assert (found["status"], found["figures"]["age_h"]) == ("ok", 0.0)
 
     def test_an_engine_that_is_missing(self, client, settings):
         settings.CONTIMG_STAGES = "batch.stages.STAGES"
