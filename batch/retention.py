@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -103,21 +104,29 @@ def _logs(before: datetime) -> Iterator[Candidate]:
     """By the files that are there, not by the rows: of these a year has half a million, most without a log by then."""
     folder = log_folder() / database_tag()
     logs = (path for path in sorted(folder.glob("*/*.log")) if re.fullmatch(r"\d+\.\d+", path.stem))
-    for page in _pages(path for path in logs if path.stat().st_mtime < before.timestamp()):
-        yield from _judged_logs(page)
+    for page in _pages(logs):
+        yield from _judged_logs(page, before)
 
 
-def _judged_logs(paths: Sequence[Path]) -> Iterator[Candidate]:
+def _judged_logs(paths: Iterable[Path], before: datetime) -> Iterator[Candidate]:
+    """Of those that are there, and old enough."""
+    sizes = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # another run has just deleted it
+            if (stat := path.stat()).st_mtime < before.timestamp():
+                sizes[path] = stat.st_size
+    if not sizes:
+        return
     suspect = Q(measurement_set__is_suspect=True) | Q(flag_table__is_suspect=True) | Q(image__is_suspect=True)
     made_suspect = Output.objects.filter(suspect | Q(calibration_table__is_suspect=True), attempt=OuterRef("pk"))
-    by_log = {path: (int(item), int(number)) for path in paths for item, number in [path.stem.split(".")]}
+    by_log = {path: (int(item), int(number)) for path in sizes for item, number in [path.stem.split(".")]}
     attempts = Attempt.objects.filter(item__in={item for item, _ in by_log.values()}).select_related("item")
     known = {(one.item_id, one.number): one for one in attempts.annotate(is_of_suspect=Exists(made_suspect))}
     for path, key in by_log.items():
         attempt: Any = known.get(key)
         yield Candidate(
             Policy.LOGS, "log", attempt.pk if attempt else 0, path.name, (str(path.relative_to(log_folder())),),
-            path.stat().st_size, _why_log_is_kept(attempt),
+            sizes[path], _why_log_is_kept(attempt),
         )  # fmt: skip
 
 
@@ -209,10 +218,13 @@ def _replaced(policy: Policy, before: datetime, going: dict[type[models.Model], 
                 yield _candidate(policy, versions, row, why)
 
 
+def _rows(policy: Policy, versions: _Versions) -> QuerySet[Any]:
+    rows = versions.rows().select_related(*versions.related)
+    return rows.exclude(**dict.fromkeys(COMPANIONS, "")) if policy == Policy.RESIDUALS else rows
+
+
 def _by_pages(policy: Policy, versions: _Versions) -> Iterator[list[Any]]:
-    rows, last = versions.rows().select_related(*versions.related).order_by("pk"), 0
-    if policy == Policy.RESIDUALS:
-        rows = rows.exclude(**dict.fromkeys(COMPANIONS, ""))
+    rows, last = _rows(policy, versions).order_by("pk"), 0
     while page := list(rows.filter(pk__gt=last)[:AT_ONCE]):
         yield page
         last = page[-1].pk
@@ -263,8 +275,15 @@ def _raw_files_are_there(row: MeasurementSet) -> bool:
 def _candidate(policy: Policy, versions: _Versions, row: Any, why_kept: str) -> Candidate:
     columns = COMPANIONS if policy == Policy.RESIDUALS else IMAGE_COLUMNS if isinstance(row, Image) else ("path",)
     files = tuple(filter(None, (getattr(row, column) for column in columns)))
-    n_bytes = sum(size_bytes(place) for place in map(products_root().joinpath, files) if place.exists())
+    n_bytes = sum(map(_size_now, map(products_root().joinpath, files)))
     return Candidate(policy, versions.kind, row.pk, str(row), files, n_bytes, why_kept)
+
+
+def _size_now(place: Path) -> int:
+    try:
+        return size_bytes(place)
+    except FileNotFoundError:  # another run has just deleted it
+        return 0
 
 
 # --- deleting --------------------------------------------------------------------------------------------------------
@@ -281,14 +300,26 @@ def delete(*, candidates: Sequence[Candidate], now: datetime, told: Told = lambd
 
 
 def _delete_logs(logs: Sequence[Candidate], now: datetime) -> Sequence[Candidate]:
-    """The rows say no more that there is a log; one that a kill leaves on disk is found there by the next run."""
+    """The rows say no more that there is a log, and each is in the audit log once: one that a kill leaves on disk is
+    found there by the next run, and belongs to whoever removes it."""
+    before = now - timedelta(days=Policy.LOGS.days)
     with transaction.atomic():
-        Attempt.objects.filter(pk__in=[one.id for one in logs]).update(log_path="")
-        details = {"logs": [one.name for one in logs], "size_bytes": sum(one.size_bytes for one in logs)}
-        audit(action="log.delete", details=details)
-    for one in logs:
-        (log_folder() / one.files[0]).unlink(missing_ok=True)
-    return logs
+        named = Attempt.objects.exclude(log_path="").filter(pk__in=[one.id for one in logs])
+        unsaid = set(named.select_for_update().order_by("pk").values_list("pk", flat=True))
+        paths = [log_folder() / one.files[0] for one in logs]
+        going = [one for one in _judged_logs(paths, before) if not one.why_kept]
+        if new := [one for one in going if one.id in unsaid]:
+            Attempt.objects.filter(pk__in=[one.id for one in new]).update(log_path="")
+            details = {"logs": [one.name for one in new], "size_bytes": sum(one.size_bytes for one in new)}
+            audit(action="log.delete", details=details)
+    return [one for one in going if _unlink(log_folder() / one.files[0])]
+
+
+def _unlink(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        path.unlink()
+        return True
+    return False
 
 
 def _delete_products(products: Sequence[Candidate], now: datetime) -> Sequence[Candidate]:
@@ -301,10 +332,10 @@ def _delete_products(products: Sequence[Candidate], now: datetime) -> Sequence[C
 
 @transaction.atomic
 def _delete_row(one: Candidate, now: datetime) -> bool:
-    """Whether it went. What has come to be referred to since, or is current again, stays."""
+    """Whether it went by this run. What has come to be referred to since, or is current again, stays."""
     before = now - timedelta(days=one.policy.days)
     for versions in _OF_POLICY[one.policy]:
-        locked = versions.rows().select_related(*versions.related).select_for_update(of=("self",))
+        locked = _rows(one.policy, versions).select_for_update(of=("self",))
         row = locked.filter(pk=one.id).first() if versions.kind == one.kind else None
         if row is not None and not any(why for _, why in _judged(one.policy, versions, [row], before, {})):
             _delete_locked(one, row)

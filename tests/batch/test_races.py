@@ -7,16 +7,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
+from access.models import AuditEntry
 from batch import transitions
 from batch.executor import record_ending
+from batch.logs import log_folder, log_name
 from batch.models import Attempt, Batch, Item
+from batch.retention import Policy, delete, look
 from batch.services import (
     NothingToCancel,
     NothingToRetry,
@@ -30,14 +36,14 @@ from batch.services import (
 from batch.sweeper import Sweeper
 from batch.transitions import Claim
 from batch.work import run
-from contimg.products import this_process, work_folders
+from contimg.products import WORK_FOLDER, products_root, this_process, work_folders
 from images.models import Image
 from observations.models import SubbandGroup
 from sources.services import refresh_statistics
 from tests.batch.installation import until
 from tests.batch.nights import dead_process
 from tests.batch.trivial import behave, is_recording
-from tests.factories import ImageFactory, MeasurementFactory, SourceFactory, SubbandGroupFactory
+from tests.factories import AttemptFactory, ImageFactory, MeasurementFactory, SourceFactory, SubbandGroupFactory
 
 pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.usefixtures("installation")
@@ -287,3 +293,47 @@ def test_two_that_record_fluxes_of_one_source_see_each_other(installation):
             recording.result(60)
     source.refresh_from_db()
     assert source.n_measurements == 2
+
+
+# --- for what is old -------------------------------------------------------------------------------------------------
+def an_old_log() -> Path:
+    attempt = AttemptFactory(item__state="done", outcome="done")
+    Attempt.objects.filter(pk=attempt.pk).update(log_path=log_name(item_id=attempt.item_id, attempt=attempt.number))
+    path = log_folder() / log_name(item_id=attempt.item_id, attempt=attempt.number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("stage_done")
+    return path
+
+
+def a_replaced_image(n: int, *, is_measured: bool) -> Image:
+    old = ImageFactory(is_current=False, residual_path=f"images/{n}_residual.fits", preview_path=f"images/{n}.png")
+    ImageFactory(measurement_set=old.measurement_set)
+    if is_measured:
+        MeasurementFactory(image=old)
+    for relative in (old.path, old.residual_path, old.preview_path):
+        path = products_root() / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("12345")
+    return old
+
+
+def test_of_six_retentions_at_once_each_deletes_something_else_and_tells_it_once(settings):
+    (products_root() / WORK_FOLDER).mkdir()
+    settings.CONTIMG_KEEP_LOGS_DAYS = settings.CONTIMG_KEEP_SUPERSEDED_DAYS = settings.CONTIMG_KEEP_RESIDUALS_DAYS = 30
+    logs = [an_old_log() for _ in range(250)]
+    whole, measured = ([a_replaced_image(n, is_measured=n % 2 == 1) for n in range(k, 40, 2)] for k in (0, 1))
+    now = timezone.now() + timedelta(days=365)
+
+    def retain() -> list[tuple[str, int]]:
+        return [(one.kind, one.id) for one in delete(candidates=look(policies=tuple(Policy), now=now), now=now)]
+
+    with Racers() as racers:
+        gone = [one for run in racers.race(retain) for one in run]
+    assert len(gone) == len(set(gone)) == len(logs) + len(whole) + len(measured)
+    told = AuditEntry.objects.order_by("object_id")
+    assert list(told.filter(action="image.delete").values_list("object_id", flat=True)) == [one.pk for one in whole]
+    assert [one.object_id for one in told.filter(action="image.delete_files")] == [one.pk for one in measured]
+    named = [name for entry in told.filter(action="log.delete") for name in entry.details["logs"]]
+    assert sorted(named) == sorted(path.name for path in logs)
+    assert not any(path.exists() for path in logs)
+    assert sorted(products_root().glob("images/*")) == sorted(products_root() / one.path for one in measured)

@@ -324,6 +324,31 @@ def test_old_logs_go_but_not_those_of_open_items_of_quarantined_ones_and_of_what
     }
 
 
+def test_a_log_whose_item_was_quarantined_or_taken_up_again_since_it_was_looked_at_stays(tmp_path):
+    logs = [log_of(tmp_path / "logs", item__state="done", outcome="done") for _ in range(3)]
+    found = look(policies=[Policy.LOGS], now=NOW)
+    for (_, attempt), state in zip(logs, ("quarantined", "ready", "done"), strict=True):
+        attempt.item.state = state
+        attempt.item.save()
+    (gone,) = delete(candidates=found, now=NOW)
+    assert [path.exists() for path, _ in logs] == [True, True, False]
+    for path, attempt in logs:
+        attempt.refresh_from_db()
+        assert bool(attempt.log_path) == path.exists()
+    assert AuditEntry.objects.get(action="log.delete").details["logs"] == [gone.name] == [logs[2][0].name]
+
+
+def test_what_two_runs_have_found_is_deleted_and_told_once(tile, tmp_path):
+    MeasurementFactory(image=tile.image)  # it loses its residual only
+    log_of(tmp_path / "logs", item__state="done", outcome="done")
+    now = in_a_year()
+    found, again = (look(policies=tuple(Policy), now=now) for _ in range(2))
+    assert [one.kind for one in delete(candidates=found, now=now)] == ["log", "image"]
+    n_told = AuditEntry.objects.count()
+    assert delete(candidates=again, now=now) == []
+    assert AuditEntry.objects.count() == n_told
+
+
 def test_a_log_that_a_kill_left_goes_with_the_next_run(tmp_path):
     path, attempt = log_of(tmp_path / "logs", item__state="done", outcome="done")
     attempt.log_path = ""
