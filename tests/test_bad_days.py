@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import statistics
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -267,7 +268,8 @@ def test_a_redis_that_is_stopped_hung_or_full_makes_the_service_unthrottled_and_
     private_redis.freeze()  # hung
     answers = [web.get(LISTING) for _ in range(40)]
     assert {answer.status for answer in answers} == {200}
-    assert sum(sorted(answer.seconds for answer in answers)[-4:]) < 1.5
+    seconds = sorted(answer.seconds for answer in answers)
+    assert sum(seconds[-4:]) - 4 * statistics.median(seconds) < 1
     assert web.metric("contimg_breaker_open", breaker="redis-cache") == 1
     assert web.metric("contimg_breaker_refused_total", breaker="redis-cache") > 10
     health = web.get("/health/")

@@ -24,7 +24,7 @@ from provenance.backups import take_backup
 from tests.batch.installation import PROJECT
 from tests.batch.servers import free_port
 from tests.factories import ItemFactory, MeasurementSetFactory, WorkerFactory
-from tests.test_bad_days import frozen
+from tests.test_bad_days import fill, frozen, small_disk
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 
@@ -228,9 +228,12 @@ class TestFindings:
         settings.CONTIMG_IMAGER, settings.CONTIMG_WSCLEAN_BINARY = "wsclean", "/nowhere/wsclean"
         assert "install the Debian package" in told(client, "Engines")["detail"]
 
-    def test_a_full_disk(self, client, monkeypatch):
-        monkeypatch.setattr(diagnoses, "DISK_RESERVE_BYTES", 1e18)
-        assert "make room" in told(client, "Disk")["detail"]
+    def test_a_full_disk(self, client, settings, tmp_path):
+        with small_disk(tmp_path / "small", "4M") as settings.CONTIMG_LOG_DIR:
+            fill(tmp_path / "small")
+            found = told(client, "Disk")
+            assert "free for logs; make room" in found["detail"]
+            assert found["figures"]["logs"]["free_bytes"] == 0
 
     def test_a_breaker_of_a_process_that_lives(self, client):
         BreakerState.objects.create(
