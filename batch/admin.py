@@ -36,7 +36,7 @@ from batch.services import (
 )
 from contimg.admin import EMPTY, FactsAdmin, FactsInline, Steered, badge, change_url, link, links, number, page
 from contimg.exceptions import ContimgError
-from contimg.models import BreakerState, Grade
+from contimg.models import BreakerState, BreakerStateQuerySet, Grade
 from provenance.models import NODE_COLUMNS, Quarantine
 from qa.models import Policy, Rule, SubjectKind
 from qa.policies import Evaluation, evaluate
@@ -173,16 +173,14 @@ class WorkerAdmin(FactsAdmin):
 
 @admin.register(BreakerState)
 class BreakerAdmin(Steered):
-    list_display = ["breaker", "process", "is_open", "error", "changed_at", "is_asked"]
+    list_display = ["breaker", "process", "is_open", "error", "changed_at", "seen_at", "is_asked"]
     list_filter = ["breaker", "is_open"]
     search_fields = ["=process"]
     actions = ["close"]
 
     @admin.action(description="Close: ask again at once", permissions=["operate"])
-    def close(self, request: HttpRequest, queryset: QuerySet[BreakerState]) -> None:
-        self.each(
-            request, queryset.filter(is_open=True), lambda row: close_breaker(breaker=row), "will be closed in a second"
-        )
+    def close(self, request: HttpRequest, queryset: BreakerStateQuerySet) -> None:
+        self.each(request, queryset.open(), lambda row: close_breaker(breaker=row), "will be closed in a second")
 
 
 @admin.register(Output)

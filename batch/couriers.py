@@ -22,7 +22,8 @@ from django_tasks_db.models import DBTaskResult
 
 from batch.models import Item, Pause
 from batch.presence import tell_back, unless_away
-from contimg.breakers import Breaker, BreakerOpen
+from contimg.breakers import Breaker, BreakerOpen, tend
+from contimg.idle import each_second
 
 log = structlog.get_logger(__name__)
 RING_EVERY_S = 1.0
@@ -36,6 +37,7 @@ def answer() -> int:
     global _executor
     if _executor is None:
         _executor = Executor(stages=settings.CONTIMG_WORKER_STAGES, logs_endings=True, meanwhile=_RingingMeanwhile())
+        each_second(tend)
     n = 0
     with _draining_on_signals(_executor):
         while not _executor.is_stopping and _executor.run_next():
@@ -82,8 +84,8 @@ def ring() -> None:
 def _ring() -> None:
     if settings.CONTIMG_COURIER == "database":
         _ring_in_database()
-    else:
-        _ring_broker(list(_stages_to_wake()))
+    elif stages := list(_stages_to_wake()):  # to ring for nothing would look like an answer
+        _ring_broker(stages)
     tell_back()  # the change for which it is rung was taken
 
 
@@ -116,7 +118,14 @@ def _ring_broker(stages: Iterable[str]) -> bool:
 def _broker() -> Breaker:
     from kombu.exceptions import OperationalError
 
-    return Breaker("broker", unavailable=(OperationalError,))
+    return Breaker("broker", unavailable=(OperationalError,), ask=_reach_broker)
+
+
+def _reach_broker() -> None:
+    from batch.celery import n_waiting
+    from batch.stages import stages
+
+    n_waiting(next(iter(stages())))
 
 
 def _enqueue(stages: Iterable[str]) -> None:

@@ -131,7 +131,10 @@ class Executor:
 
     def _engine_of(self, stage: str) -> Breaker:
         if stage not in self._engines:
-            self._engines[stage] = Breaker(f"engine-{stage}", rests_s=ENGINE_RESTS_S)
+            self._engines[stage] = Breaker(
+                f"engine-{stage}", unavailable=(EngineUnavailable,), ask=stages()[stage].try_engine,
+                rests_s=ENGINE_RESTS_S,
+            )  # fmt: skip
         return self._engines[stage]
 
     def _stages_with_engines(self) -> tuple[str, ...] | None:
@@ -352,7 +355,6 @@ def _traced(held: Claim) -> Iterator[None]:
 
 
 def _is_back(stage: str, breaker: Breaker) -> bool:
-    breaker.look()
     if breaker.is_resting:
         return False
     try:

@@ -475,7 +475,7 @@ def resume(*, names: Iterable[str] | None = None) -> int:
 
 
 def close_breaker(*, breaker: BreakerState) -> None:
-    """Ask its process to ask again at once what did not answer; it looks once a second."""
+    """Ask its process to ask again at once what did not answer; it looks each second."""
     with transaction.atomic():
         BreakerState.objects.filter(pk=breaker.pk, is_open=True).update(is_asked=True)
         audit(action="breaker.close", subject=breaker, details={"breaker": breaker.breaker, "process": breaker.process})

@@ -21,6 +21,7 @@ from batch import couriers
 from batch.presence import present, unless_away
 from batch.stages import stages as stages_there_are
 from batch.sweeper import Sweeper
+from contimg.breakers import tend
 from contimg.counting import share_counters
 from contimg.metrics import registry
 from contimg.products import this_process
@@ -56,6 +57,7 @@ class Supervisor:
             )  # fmt: skip
             while not self.is_stopping:
                 self._keep_alive()
+                tend()
                 if time.monotonic() - swept_at >= settings.CONTIMG_SWEEP_S:
                     unless_away(partial(self._sweep, beat))
                     swept_at = time.monotonic()

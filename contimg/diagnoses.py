@@ -343,7 +343,7 @@ class Breakers(DatabaseCheck):
     """Nothing outside is left alone because it did not answer."""
 
     def look(self) -> None:
-        rows = [row for row in BreakerState.objects.filter(is_open=True) if not is_gone(row.process)]
+        rows = [row for row in BreakerState.objects.open() if not is_gone(row.process)]
         self.figures = {f"{row.breaker} of {row.process}": row.error for row in rows}
         if rows:
             names = ", ".join(sorted({row.breaker for row in rows}))

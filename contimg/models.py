@@ -1,8 +1,13 @@
 """What every stored product has in common (abstract: the tables are in the apps), and which installation this is."""
 
 import uuid
+from datetime import timedelta
+from typing import Self
 
 from django.db import models
+from django.db.models.functions import Now
+
+UNHEARD = timedelta(minutes=1)
 
 
 class Installation(models.Model):
@@ -18,6 +23,12 @@ class Installation(models.Model):
         return str(self.key)
 
 
+class BreakerStateQuerySet(models.QuerySet):
+    def open(self) -> Self:
+        """Of processes that were heard of lately: one that ended with an open breaker says nothing more of it."""
+        return self.filter(is_open=True, seen_at__gte=Now() - UNHEARD)
+
+
 class BreakerState(models.Model):
     """What a process has found of something outside of it (see `contimg.breakers`), for others to see."""
 
@@ -26,7 +37,10 @@ class BreakerState(models.Model):
     is_open = models.BooleanField()
     error = models.CharField(max_length=500, blank=True, help_text="Why it opened.")
     changed_at = models.DateTimeField()
+    seen_at = models.DateTimeField(null=True, help_text="When an open one last said so; it does every 10 s.")
     is_asked = models.BooleanField(default=False, help_text="Somebody wants it closed; the process looks each second.")
+
+    objects = BreakerStateQuerySet.as_manager()
 
     class Meta:
         ordering = ["breaker", "process"]

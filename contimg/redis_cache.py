@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from django.conf import settings
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
 from redis import Redis
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from contimg.breakers import Breaker
 
-BREAKER = Breaker("redis-cache", unavailable=(ConnectionError, TimeoutError, OSError))
+
+def _ping() -> None:
+    place = settings.CACHES["default"]
+    with Redis.from_url(place["LOCATION"], **place["OPTIONS"]) as redis, suppress(ResponseError):  # which is an answer
+        redis.ping()
+
+
+BREAKER = Breaker("redis-cache", unavailable=(ConnectionError, TimeoutError, OSError), ask=_ping)
 
 
 class Guarded(Redis):

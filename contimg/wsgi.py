@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 from contimg.counting import share_counters
+from contimg.idle import each_second
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "contimg.settings")
 # Whitenoise warns of a folder that is not there. This one is empty until somebody runs collectstatic, which nobody has
@@ -20,3 +21,7 @@ if "prometheus_client" not in sys.modules:
     with contextlib.suppress(OSError):
         share_counters(role="web", server_pid=os.getppid())
 application = get_wsgi_application()
+
+from contimg.breakers import tend  # noqa: E402 - which count
+
+each_second(tend)

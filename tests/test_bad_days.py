@@ -22,6 +22,8 @@ from django.db import connection
 
 from access.services import create_token
 from batch.models import Batch
+from batch.services import close_breaker
+from contimg.models import BreakerState
 from tests.batch.installation import Installation, skip_or_fail, until
 from tests.batch.servers import Postgres
 from tests.batch.test_bad_days import of_database
@@ -259,6 +261,32 @@ def test_a_disk_that_is_full_under_sqlite_and_products_refuses_writes_and_answer
 
 
 # --- Redis ----------------------------------------------------------------------------------------------------------
+def test_breakers_of_idle_processes_close_when_redis_is_back_or_when_somebody_wants_it(private_redis, install):
+    """Of two processes that nobody asks for anything but their metrics."""
+    private_redis.start()
+    installation = install("sqlite", CONTIMG_REDIS_URL=private_redis.url)
+    web = Web(installation, workers=2)
+    rows = BreakerState.objects.filter(breaker="redis-cache")
+
+    def open_both() -> None:
+        until(lambda: web.get(LISTING).status == 200 and rows.open().count() == 2)
+        assert web.metric("contimg_breaker_open", breaker="redis-cache") == 2
+
+    private_redis.kill()
+    open_both()
+    private_redis.start()
+    until(lambda: web.metric("contimg_breaker_open", breaker="redis-cache") == 0, within_s=20, every_s=1)
+    until(lambda: not rows.open().exists(), within_s=3)
+    assert states(web)["Breakers"] == "ok"
+
+    private_redis.kill()
+    open_both()
+    for row in rows:
+        close_breaker(breaker=row)
+    until(lambda: not rows.open().exists(), within_s=5)
+    assert not rows.filter(is_asked=True).exists()
+
+
 def test_a_redis_that_is_stopped_hung_or_full_makes_the_service_unthrottled_and_no_slower(private_redis, install):
     private_redis.start()
     installation = install("sqlite", CONTIMG_REDIS_URL=private_redis.url, CONTIMG_THROTTLE_ANON="5/min")

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from django.db import transaction
 from prometheus_client import REGISTRY
 
 from batch.services import close_breaker
+from contimg import models
 from contimg.breakers import Breaker, BreakerOpen
 from contimg.cache import UNAVAILABLE
 from contimg.models import BreakerState
+from tests.batch.installation import PROJECT, skip_or_fail, until
+from tests.batch.servers import free_port
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 
@@ -112,9 +119,7 @@ def test_its_row_says_how_it_is_and_may_ask_it_to_close(breaker, thing):
     row = BreakerState.objects.get(breaker=breaker.name)
     assert (row.is_open, row.error) == (True, "TimeoutError: no answer")
     close_breaker(breaker=row)
-    thing.answers = True
-    breaker._looked_at = 0  # it looks once a second
-    assert breaker.call(thing) == "yes"
+    breaker.tend()
     row.refresh_from_db()
     assert (row.is_open, row.is_asked) == (False, False)
 
@@ -123,10 +128,68 @@ def test_it_writes_nothing_into_a_transaction_that_may_be_undone(breaker, thing)
     with transaction.atomic():
         fail(breaker, thing)
     assert not BreakerState.objects.exists()
-    breaker._looked_at = 0
-    with pytest.raises(BreakerOpen):
-        breaker.call(thing)
+    breaker.tend()
     assert BreakerState.objects.get().is_open
+
+
+def test_where_nobody_calls_it_asks_by_itself_after_its_rest(installation, thing, request):
+    breaker = Breaker(request.node.name[:50], unavailable=(TimeoutError,), rests_s=0.2, ask=thing)
+    fail(breaker, thing)
+    breaker.tend()
+    assert thing.n_asked == 2
+    time.sleep(0.25)
+    breaker.tend()
+    assert (thing.n_asked, breaker.is_resting) == (3, True)
+    thing.answers = True
+    time.sleep(0.25)
+    breaker.tend()
+    assert not breaker.is_open
+    assert not BreakerState.objects.get().is_open
+    fail(breaker, thing, 1)  # it had been asked, and not been used yet
+    assert breaker.is_open
+
+
+def test_an_open_one_says_that_it_is_still_there(breaker, thing):
+    fail(breaker, thing)
+    BreakerState.objects.update(seen_at=None)
+    breaker.tend()
+    assert not BreakerState.objects.open().exists()
+    breaker._seen_at -= 10
+    breaker.tend()
+    assert BreakerState.objects.open().exists()
+
+
+LEAVES_IT_OPEN = """
+import django; django.setup()
+from django.core.cache import cache
+from contimg.cache import UNAVAILABLE
+for _ in range(2):
+    try:
+        cache.get("anything")
+    except UNAVAILABLE as error:
+        print(error)
+"""
+
+
+def test_one_of_a_process_that_ended_on_another_host_is_told_for_a_minute(install, client, monkeypatch):
+    pytest.importorskip("redis")
+    if os.geteuid() != 0:
+        pytest.skip("SKIPPED: a host name of its own needs root.")
+    installation = install("sqlite", CONTIMG_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
+    command = ["unshare", "--uts", "sh", "-c", 'hostname web-b && exec "$@"', "-", sys.executable, "-c", LEAVES_IT_OPEN]
+    done = subprocess.run(command, env=installation.environment, cwd=PROJECT, capture_output=True, text=True)
+    if "unshare" in done.stderr:
+        skip_or_fail(f"SKIPPED: root may not give a process a host name of its own here ({done.stderr}).")
+    assert done.returncode == 0, done.stderr
+
+    def told() -> dict:
+        return client.get("/health/").json()["checks"]["Breakers"]
+
+    assert told()["status"] == "warning"
+    (named,) = told()["figures"]
+    assert named.startswith("redis-cache of web-b.")
+    monkeypatch.setattr(models, "UNHEARD", timedelta(seconds=1))
+    until(lambda: told()["status"] == "ok", within_s=5)
 
 
 def test_it_is_counted(breaker, thing):

@@ -237,8 +237,9 @@ class TestFindings:
 
     def test_a_breaker_of_a_process_that_lives(self, client):
         BreakerState.objects.create(
-            breaker="broker", process=this_process(), is_open=True, error="no", changed_at=timezone.now()
-        )
+            breaker="broker", process=this_process(), is_open=True, error="no", changed_at=timezone.now(),
+            seen_at=timezone.now(),
+        )  # fmt: skip
         assert "broker" in told(client, "Breakers")["detail"]
         BreakerState.objects.update(process=this_process().replace(f".{os.getpid()}.", ".4194304."))
         assert told(client, "Breakers")["status"] == "ok"

@@ -23,6 +23,7 @@ from batch.models import Batch
 from batch.presence import at_work, unless_away
 from batch.runner import Crew
 from batch.watching import News, Watch
+from contimg.breakers import tend
 from contimg.commands import ContimgCommand, seconds, stopping_signals
 from contimg.exceptions import NotReadable
 
@@ -78,6 +79,7 @@ class Command(ContimgCommand):
             unless_away(lambda: self._tell(watch.ended()))
             if not self._line.disable:
                 unless_away(lambda: self._line.set_description_str(_as_it_is(watch)))
+            tend()
             crew.wait(TELL_EVERY_S)
 
     def _tell(self, news: Iterable[News]) -> None:
