@@ -209,7 +209,7 @@ def in_process() -> None:
     }
     with CaptureQueriesContext(connection) as queries:
         views["ours"](request).render()
-    statement = queries[-1]["sql"]
+    statement = queries[-1]["sql"].rpartition("; ")[2]  # without its time limit
     n_queries = len(queries)
     names = list(ImageSerializer().fields)
 

@@ -62,6 +62,7 @@ RANGES = [
     Range("CONTIMG_LEASE_S", 2, 86_400, "how long a silent worker is believed alive, in seconds"),
     Range("CONTIMG_SWEEP_S", 0.1, 3600, "the seconds between two looks for dead workers"),
     Range("CONTIMG_DRAIN_S", 0, 86_400, "how long a worker that is stopped may finish its item, in seconds"),
+    Range("CONTIMG_QUERY_LIMIT_S", 0.1, 3600, "the seconds that the database may be at a page of a list"),
     Range("CONTIMG_SLOW_QUERY_MS", 1, 1e6, "from how many milliseconds on a database query is logged"),
     Range("CONTIMG_SLOW_REQUEST_MS", 1, 1e6, "from how many milliseconds on a request is a warning in the log"),
     Range("CONTIMG_TRACE_SHARE", 0, 1, "which share of the requests that only read is traced"),

@@ -22,6 +22,7 @@ CONTRACT = [
     ("Pages by cursor", "contimg/api/test_pagination.py::test_any_values_come_back_once_and_in_order"),
     ("`limit` 1 to 1000", "contimg/api/test_pagination.py::test_other_limits_are_refused"),
     ("`count`, exact and estimated", "contimg/api/test_pagination.py::test_a_count_above_the_cap_is_an_estimate_near_the_truth"),
+    ("A page that takes too long is refused", "contimg/api/test_limits.py::*"),
     ("Orderings, nulls last", "contimg/api/test_pagination.py::test_every_documented_ordering_of_every_list_works"),
     ("An index for every ordering", "contimg/api/test_plans.py::test_every_ordering_reads_an_index_in_its_order"),
     ("Unknown filters are refused", "contimg/api/test_filters.py::test_an_unknown_parameter_is_refused_and_the_valid_ones_are_named"),

@@ -31,6 +31,8 @@ from prometheus_client import Counter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from contimg.api.limits import QueryTooSlow
+
 REUSED = Counter("contimg_answers", "Answers of the API that may be reused, by whether they were.", ["reused"])
 ALWAYS = math.inf
 MOST_BYTES = 64_000_000  # of each process
@@ -75,7 +77,7 @@ class _Answers:
 
     @contextmanager
     def turn(self, key: Any) -> Iterator[bool]:
-        """One at a time makes an answer; says whether somebody else did just before."""
+        """One at a time makes an answer; says whether somebody else did just before. A refusal is of all who waited."""
         with self._lock:
             turn = self._turns.setdefault(key, _Turn())
             turn.n_wanted += 1
@@ -83,7 +85,12 @@ class _Answers:
         if had_to_wait:
             turn.lock.acquire()
         try:
+            if turn.is_too_slow:
+                raise QueryTooSlow
             yield had_to_wait
+        except QueryTooSlow:
+            turn.is_too_slow = True
+            raise
         finally:
             turn.lock.release()
             with self._lock:
@@ -96,6 +103,7 @@ class _Answers:
 class _Turn:
     lock: threading.Lock = field(default_factory=threading.Lock)
     n_wanted: int = 0
+    is_too_slow: bool = False
 
 
 _answers = _Answers()

@@ -40,6 +40,7 @@ EDGES = [
     ("CONTIMG_LEASE_S", [2.0, 86_400.0], [1.9, 86_401.0]),
     ("CONTIMG_SWEEP_S", [0.1, 3600.0], [0.0, 3601.0]),
     ("CONTIMG_DRAIN_S", [0.0], [-1.0]),
+    ("CONTIMG_QUERY_LIMIT_S", [0.1, 3600.0], [0.09, 3601.0, math.nan]),
     ("CONTIMG_SLOW_QUERY_MS", [1.0, 1e6], [0.0, 1e6 + 1]),
     ("CONTIMG_SLOW_REQUEST_MS", [1.0, 1e6], [0.0, 1e6 + 1]),
     ("CONTIMG_TRACE_SHARE", [0.0, 1.0], [-0.1, 1.1]),

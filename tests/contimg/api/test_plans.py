@@ -1,4 +1,8 @@
-"""Every ordering and every equality has an index that gives its page in order: nothing is slow at ten million rows."""
+"""Every ordering alone, and every equality in the list's own order, has an index that gives its page in order.
+
+Ranges (`flux_jy__gt`) have none: what little they let through is looked for in the whole table, for as long as
+contimg/api/limits.py lets it.
+"""
 
 from __future__ import annotations
 
