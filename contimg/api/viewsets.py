@@ -57,7 +57,8 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
 
     def get_renderers(self) -> builtins.list[BaseRenderer]:
         if self.action == "metadata":  # JSON, also of a file
-            return [renderer() for renderer in api_settings.DEFAULT_RENDERER_CLASSES]
+            default: Any = api_settings.DEFAULT_RENDERER_CLASSES  # classes, which the settings name
+            return [renderer() for renderer in default]
         # Also of a method that there is not, which is then refused for what it is, and not for its format.
         exports = RENDERERS if self.is_exported and self.action in ("list", None) else ()
         return [*super().get_renderers(), *(renderer() for renderer in exports)]
