@@ -35,7 +35,7 @@ from access.audit import audit
 from access.models import AuditEntry
 from calibration.models import CalibrationTable, FlagTable
 from contimg.commands import NotMigrated
-from contimg.dumps import DumpFailed, dumper
+from contimg.dumps import DumpFailed, PostgreSQL, SQLite, dumper
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.models import Installation
 from contimg.products import (
@@ -290,15 +290,35 @@ def read_backup(path: Path) -> Backup:
         raise NotABackup(
             f"{path} has no manifest of a backup; give the folder that `manage.py backup` named."
         ) from error
+    damaged = f"The manifest of {path.name} is damaged; take another backup."
     try:
         manifest = Manifest(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise BackupDamaged(f"The manifest of {path.name} is damaged; take another backup.") from error
+        raise BackupDamaged(damaged) from error
     if manifest.format != FORMAT:
         raise BackupDoesNotFit(
             f"{path.name} is of format {manifest.format}; restore it with contimg {manifest.contimg}."
         )
+    if not _is_sound(manifest):
+        raise BackupDamaged(damaged)
     return Backup(path, manifest)
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether it says what a restore goes by: a hand may have been at it."""
+    kinds = {**dict.fromkeys(("contimg", "made_at", "installation", "database"), str), "n_products": int}
+    return (
+        all(isinstance(getattr(manifest, name), kind) for name, kind in kinds.items())
+        and isinstance(manifest.migrations, list)
+        and all(isinstance(name, str) for name in manifest.migrations)
+        and isinstance(manifest.rows, dict)
+        and all(isinstance(n, int) for n in manifest.rows.values())
+        and isinstance(manifest.files, dict)
+        and set(manifest.files) in [{kind.file_name, PRODUCTS} for kind in (SQLite, PostgreSQL)]
+        and all(
+            isinstance(facts, dict) and isinstance(facts.get("size_bytes"), int) for facts in manifest.files.values()
+        )
+    )
 
 
 # --- restoring -------------------------------------------------------------------------------------------------------

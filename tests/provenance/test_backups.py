@@ -28,7 +28,7 @@ from contimg.products import products_root
 from contimg.urls import router
 from images.models import Image
 from observations.models import DataRoot, MeasurementSet
-from provenance.backups import read_backup
+from provenance.backups import BackupDamaged, read_backup, remove_older
 from tests.batch.installation import PROJECT, run_sql, until
 from tests.factories import AttemptFactory, ImageFactory, OutputFactory, digest
 from tests.test_query_budgets import make_rows
@@ -246,6 +246,32 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(name, install, t
     with pytest.raises(CommandError, match=r"backup_damaged|dump_damaged"):
         restored(path)
     assert connection.introspection.table_names() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": 5}, {"rows": {"qa_rule": "many"}}, {"rows": None}, {"migrations": None}, {"migrations": [1]},
+        {"files": {}}, {"files": {"products.csv": {}}}, {"files": []},
+        {"files": {"a": {}, "products.csv": {}}}, {"n_products": "all"}, {"made_at": 3}, {"database": None},
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+def test_a_manifest_that_a_hand_has_damaged_is_refused_before_anything_is_written(wrong, tmp_path):
+    """Also by the next `backup --keep`, which leaves such a folder alone."""
+    whole = {
+        "format": 1, "contimg": "1", "made_at": "2026-03-10", "installation": "1f", "database": "sqlite",
+        "migrations": [], "rows": {}, "n_products": 0,
+        "files": {name: {"size_bytes": 1} for name in ("database.sqlite3", "products.csv")},
+    }  # fmt: skip
+    folder = tmp_path / "contimg-20260310T061000Z-1f2e3d4c"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(whole))
+    assert read_backup(folder).size_bytes == 2
+    (folder / "manifest.json").write_text(json.dumps(whole | wrong))
+    with pytest.raises(BackupDamaged):
+        read_backup(folder)
+    assert remove_older(folder=tmp_path, keep=0, installation="1f") == []
 
 
 def test_rows_that_are_not_those_of_the_manifest_are_not_kept(installation, tmp_path):
