@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.batch.installation import skip_or_fail, until
@@ -103,6 +104,58 @@ class Redis:
             self._process.wait()
 
 
+class RabbitMQ:
+    """A node of its own name and folder, whose cookie no other has. Whoever kills it, kills its queues' messages."""
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+        self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq"))
+        self._port = free_port()
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+
+    def start(self) -> None:
+        name = self._folder.name
+        own = {
+            "HOME": self._folder, "RABBITMQ_NODENAME": f"{name}@localhost", "RABBITMQ_NODE_PORT": self._port,
+            "RABBITMQ_DIST_PORT": free_port(), "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_MNESIA_BASE": self._folder / "mnesia", "RABBITMQ_LOG_BASE": self._folder / "log",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": self._folder / "plugins", "RABBITMQ_CONFIG_FILE": self._folder / "none",
+            "RABBITMQ_CONF_ENV_FILE": self._folder / "none",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }  # fmt: skip
+        self._process = subprocess.Popen(
+            [self._program], env={**os.environ, **{key: str(value) for key, value in own.items()}},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        until(lambda: _answers(self._port), within_s=60)
+
+    def freeze(self) -> None:
+        """It takes connections, and says nothing."""
+        for process in self._all():
+            process.suspend()
+
+    def kill(self) -> None:
+        if self._process is not None:
+            for process in self._all():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self._process.wait()
+            self._process = None
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _all(self) -> list[psutil.Process]:
+        assert self._process is not None
+        begun = psutil.Process(self._process.pid)
+        return [begun, *begun.children(recursive=True)]
+
+
 @pytest.fixture
 def private_postgres() -> Iterator[Postgres]:
     """A running server. Asked for before `install`, it outlives the installation."""
@@ -127,3 +180,14 @@ def private_redis() -> Iterator[Redis]:
     server = Redis(program)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def private_rabbitmq() -> Iterator[RabbitMQ]:
+    """A server that is not started yet."""
+    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    if not found:
+        skip_or_fail("SKIPPED: no RabbitMQ (Debian package rabbitmq-server) is installed that could be started.")
+    server = RabbitMQ(found[-1])
+    yield server
+    server.remove()

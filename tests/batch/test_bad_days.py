@@ -20,7 +20,7 @@ from batch.services import create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
 from tests.batch.installation import Installation, until
-from tests.batch.servers import Postgres, Redis
+from tests.batch.servers import Postgres, RabbitMQ, Redis
 from tests.batch.trivial import TIME_LIMIT_S, behave, is_recording, runs
 from tests.factories import SubbandGroupFactory
 
@@ -278,26 +278,31 @@ def test_a_record_whose_connection_is_cut_is_undone_and_tried_again(install):
 
 
 # --- the broker --------------------------------------------------------------------------------------------------
-def with_broker(install: Callable[..., Installation], broker: Redis) -> Installation:
+Broker = Redis | RabbitMQ
+
+
+def with_broker(install: Callable[..., Installation], broker: Broker) -> Installation:
     celery = {"CONTIMG_COURIER": "celery", "CONTIMG_BROKER_URL": broker.url, "CONTIMG_QUEUE": "ours"}
     return install("postgres", **QUICK, **celery)
 
 
-def down(broker: Redis) -> None:
+def down(broker: Broker) -> None:
     broker.kill()
 
 
-def silent(broker: Redis) -> None:
+def silent(broker: Broker) -> None:
     broker.freeze()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("away", [down, silent], ids=lambda function: function.__name__)
-def test_asking_without_a_broker_succeeds_at_once_and_the_work_is_done_when_it_is_back(private_redis, install, away):
-    installation = with_broker(install, private_redis)
+@pytest.mark.parametrize("server", ["private_redis", "private_rabbitmq"])
+def test_asking_without_a_broker_succeeds_at_once_and_the_work_is_done_when_it_is_back(request, server, install, away):
+    broker = request.getfixturevalue(server)
+    installation = with_broker(install, broker)
     tile = SubbandGroupFactory(size_bytes=0)
-    private_redis.start()
-    away(private_redis)
+    broker.start()
+    away(broker)
     began = time.monotonic()
     asking = installation.start("batch", "create", "convert", f"--subject=subband_group:{tile.pk}")
     assert asking.wait(60) == 0, installation.said()
@@ -308,8 +313,8 @@ def test_asking_without_a_broker_succeeds_at_once_and_the_work_is_done_when_it_i
 
     worker = installation.start("worker", log="worker")
     time.sleep(3)
-    private_redis.kill()
-    private_redis.start()
+    broker.kill()
+    broker.start()
     until(lambda: ended(batch), within_s=120)
     check_done_once(batch)
     assert worker.poll() is None
