@@ -67,7 +67,7 @@ def assert_is_refused(answer) -> None:
 
 def test_a_page_that_takes_too_long_is_refused_and_its_connection_has_no_limit_afterwards(installation, settings, api):
     fill(N)
-    settings.CONTIMG_QUERY_LIMIT_S = 0.1
+    settings.CONTIMG_QUERY_LIMIT_S = 0  # a tenth of a second on PostgreSQL, some steps on SQLite
     with slow():
         for more in ({}, {"count": "true"}, {"limit": 1}):
             began = time.monotonic()
@@ -83,8 +83,8 @@ def test_a_page_that_takes_too_long_is_refused_and_its_connection_has_no_limit_a
             assert cursor.fetchone() == ("0",)
 
 
-def test_who_waits_for_the_same_page_is_refused_with_it(installation, settings):
-    fill(MORE)
+def test_who_waits_for_the_same_page_is_refused_with_it(install, settings):
+    install("postgres")
     settings.CONTIMG_QUERY_LIMIT_S = 0.4
 
     def ask(_: int):
@@ -101,7 +101,7 @@ def test_who_waits_for_the_same_page_is_refused_with_it(installation, settings):
 
 
 def test_the_service_is_well_while_pages_take_too_long(engine, install):
-    limit_s = 1
+    limit_s = 0.1
     web = Web(install(engine, CONTIMG_QUERY_LIMIT_S=limit_s), workers=1)
     assert web.get(f"{SOURCES}?ra_deg=0&dec_deg=0&radius_deg=1").status == 200  # it has loaded what cones need
     fill(MORE)
@@ -111,7 +111,7 @@ def test_the_service_is_well_while_pages_take_too_long(engine, install):
         answers = threads.map(web.get, cones)
         for _ in range(3):
             health = web.get("/health/live")
-            assert (health.status, health.seconds < limit_s + 1) == (200, True)
+            assert (health.status, health.seconds < limit_s + 2) == (200, True)
         for answer in answers:
             assert (answer.status, answer.json["code"]) == (400, "query_too_slow")
     assert web.get(f"{SOURCES}?limit=1").status == 200
@@ -119,7 +119,7 @@ def test_the_service_is_well_while_pages_take_too_long(engine, install):
 
 def test_an_export_takes_the_time_that_it_needs(installation, settings, api):
     fill(N)
-    settings.CONTIMG_QUERY_LIMIT_S = 0.1
+    settings.CONTIMG_QUERY_LIMIT_S = 0
     with slow() as release:
         timer = threading.Timer(0.5, release)
         timer.start()
