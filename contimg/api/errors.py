@@ -8,6 +8,7 @@ in middleware) comes through Django's handlers at the end of this module.
 from __future__ import annotations
 
 import re
+import sys
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.views import defaults
 from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
@@ -31,6 +33,8 @@ from structlog.contextvars import get_contextvars
 from contimg.exceptions import ContimgError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
+AWAY = (OperationalError, InterfaceError, InternalError)  # the last: it takes no writes now
+_DATABASE_AWAY = "The database does not answer now; try again later."
 # In quotes it may hold blanks. No part of an address as https://host/a/b, nor a unit as mJy/beam.
 _ABSOLUTE_PATH = re.compile(
     r"""(?<=')/[^'\n]+(?=')|(?<=")/[^"\n]+(?=")|(?:file://|(?<![\w/.]))/(?!/)[^\s/'"]+(?:/[^\s/'",;:]+)+"""
@@ -98,12 +102,8 @@ class ProblemHandler(ExceptionHandler):
                 code="request_too_large",
                 detail=f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; ask in several.",
             )
-        if isinstance(exc, OperationalError | InterfaceError | InternalError):  # the last: it takes no writes now
-            return _Failure(
-                status=503,
-                code="database_unavailable",
-                detail="The database does not answer now; try again later.",
-            )
+        if isinstance(exc, AWAY):
+            return _Failure(status=503, code="database_unavailable", detail=_DATABASE_AWAY)
         return super().convert_known_exceptions(exc)
 
     def convert_unhandled_exceptions(self, exc: Exception) -> APIException:
@@ -224,6 +224,16 @@ def precondition_failed(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    if isinstance(sys.exception(), AWAY):
+        response = _answer(
+            request,
+            status=503,
+            code="database_unavailable",
+            detail=_DATABASE_AWAY,
+            page=lambda: HttpResponse(render_to_string("503.html"), status=503),
+        )
+        response.headers["Retry-After"] = str(ContimgError.retry_after_s)
+        return response
     return _answer(
         request, status=500, code="internal_error", detail=_INTERNAL, page=lambda: defaults.server_error(request)
     )

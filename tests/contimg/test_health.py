@@ -91,7 +91,10 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
         "import django, json; django.setup();"
         "from django.test import Client; client = Client(raise_request_exception=False);"
         "answers = [client.get(path) for path in ('/health/live', '/health/ready', '/api/v1/images/')];"
-        "print(json.dumps([[a.status_code, json.loads(a.content), a.headers.get('Retry-After')] for a in answers]))"
+        "print(json.dumps([[a.status_code, json.loads(a.content), a.headers.get('Retry-After')] for a in answers]));"
+        "client.cookies['sessionid'] = 'a' * 32;"
+        "pages = [client.get(path, headers={'accept': 'text/html'}) for path in ('/', '/admin/', '/api/v1/docs/')];"
+        "print(json.dumps([[a.status_code, a.content.decode(), a.headers.get('Retry-After')] for a in pages]))"
     )
     environment = {
         **os.environ,
@@ -102,12 +105,14 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
         "DJANGO_SETTINGS_MODULE": "contimg.settings",
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    live, ready, listing = json.loads(done.stdout)
+    (live, ready, listing), pages = map(json.loads, done.stdout.splitlines())
     assert live[0] == 200
     assert ready[0] == 503
     assert ready[2]
     assert ready[1]["checks"]["Database"]["status"] == "unavailable"
     assert (listing[0], listing[1]["code"], listing[2]) == (503, "database_unavailable", "30")
+    assert {(status, retry_after) for status, _, retry_after in pages} == {(503, "30")}
+    assert "The database does not answer" in pages[0][1]
 
 
 @pytest.mark.django_db
