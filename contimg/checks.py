@@ -59,6 +59,7 @@ RANGES = [
     Range("CONTIMG_KEEP_SUPERSEDED_DAYS", 0, 36_500, "the days after which a replaced version may go, 0 for never"),
     Range("CONTIMG_KEEP_RAW_SETS_DAYS", 0, 36_500, "the days after which a replaced raw set may go, 0 for never"),
     Range("CONTIMG_KEEP_RESIDUALS_DAYS", 0, 36_500, "the days after which a replaced residual may go, 0 for never"),
+    Range("CONTIMG_DB_POOL_SIZE", 1, 1000, "the connections to PostgreSQL that a process may hold"),
     Range("CONTIMG_LEASE_S", 2, 86_400, "how long a silent worker is believed alive, in seconds"),
     Range("CONTIMG_SWEEP_S", 0.1, 3600, "the seconds between two looks for dead workers"),
     Range("CONTIMG_DRAIN_S", 0, 86_400, "how long a worker that is stopped may finish its item, in seconds"),

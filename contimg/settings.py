@@ -11,6 +11,7 @@ import secrets
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -172,7 +173,12 @@ for _name, _schemes in {
 }.items():
     if (_address := env.str(_name, default="")) and not _address.startswith(_schemes):
         raise ImproperlyConfigured(f"{_name} must begin with {' or '.join(_schemes)}, and go on with a host.")
-_pool_size = _number("CONTIMG_DB_POOL_SIZE", 8, int)
+for _name in ("DATABASE_URL", "CONTIMG_REDIS_URL", "CONTIMG_BROKER_URL"):
+    try:
+        urlsplit(env.str(_name, default="")).port  # noqa: B018 - which raises for what is none
+    except ValueError:  # whose text may have the password
+        raise ImproperlyConfigured(f"{_name} has a host or a port that is none, as in //host:5432/name.") from None
+CONTIMG_DB_POOL_SIZE = _number("CONTIMG_DB_POOL_SIZE", 8, int)
 CONTIMG_LEASE_S = _number("CONTIMG_LEASE_S", 60)
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{VAR_DIR / 'contimg.sqlite3'}")}
 _database = DATABASES["default"]
@@ -207,7 +213,7 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         **_options,
         "options": f"{_silence} {_options.get('options', '')}".strip(),
         # Who asks begins anew to connect; else the pool's pauses grow to minutes while the database is away.
-        "pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5, "reconnect_timeout": 5},
+        "pool": {"min_size": 1, "max_size": CONTIMG_DB_POOL_SIZE, "timeout": 5, "reconnect_timeout": 5},
     }
     _database["CONN_HEALTH_CHECKS"] = True  # or each connection of the pool fails once after the server was restarted
 # Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.

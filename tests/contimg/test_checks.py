@@ -37,6 +37,7 @@ EDGES = [
     ("CONTIMG_KEEP_SUPERSEDED_DAYS", [0.0, 36_500.0], [-1.0, 36_501.0, math.nan]),
     ("CONTIMG_KEEP_RAW_SETS_DAYS", [0.0, 36_500.0], [-1.0, 36_501.0]),
     ("CONTIMG_KEEP_RESIDUALS_DAYS", [0.0, 36_500.0], [-1.0, 36_501.0]),
+    ("CONTIMG_DB_POOL_SIZE", [1, 1000], [0, 1001]),
     ("CONTIMG_LEASE_S", [2.0, 86_400.0], [1.9, 86_401.0]),
     ("CONTIMG_SWEEP_S", [0.1, 3600.0], [0.0, 3601.0]),
     ("CONTIMG_DRAIN_S", [0.0], [-1.0]),
@@ -133,6 +134,22 @@ def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [sys.executable, "manage.py", *arguments], env={**clean, **environment}, capture_output=True, text=True
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgres://me:secret@host:543210/name"),
+        ("CONTIMG_REDIS_URL", "redis://:secret@host:abc/0"),
+        ("CONTIMG_BROKER_URL", "amqp://me:secret@host:abc//"),
+    ],
+)
+def test_an_address_whose_port_is_none_is_named_and_not_shown(tmp_path, name, value):
+    done = manage("check", CONTIMG_VAR_DIR=str(tmp_path), **{name: value})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"manage.py: {name} has a host or a port that is none")
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
 
 
 def test_what_cannot_be_parsed_is_explained_at_start(tmp_path):
