@@ -4,7 +4,6 @@ django-prometheus counts: their queries, and the connection pool they used.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,6 @@ from prometheus_client.registry import Collector
 
 from contimg.counting import shared_folder
 
-POOL_EVERY_S = 1.0
 POOL_FIGURES = {  # ours, and psycopg_pool's own name for it
     "size": "pool_size",
     "available": "pool_available",
@@ -34,13 +32,11 @@ POOL = {
     name: Gauge(f"contimg_pool_{name}", f"The connection pool's {theirs}.", multiprocess_mode="liveall")
     for name, theirs in POOL_FIGURES.items()
 }
-_told_at = 0.0
 
 
 def count(request: HttpRequest, *, n_queries: int) -> None:
     match = request.resolver_match
     QUERIES.labels(match.view_name if match else "").observe(n_queries)
-    _tell_pool()
 
 
 def pool_figures() -> dict[str, int]:
@@ -51,13 +47,8 @@ def pool_figures() -> dict[str, int]:
     return {name: stats.get(theirs, 0) for name, theirs in POOL_FIGURES.items()}
 
 
-def _tell_pool() -> None:
-    """Once a second: each process tells of its own, whoever is asked for all of them."""
-    global _told_at
-    now = time.monotonic()
-    if now - _told_at < POOL_EVERY_S:
-        return
-    _told_at = now
+def tell_pool() -> None:
+    """Each second, also without requests: each process tells of its own, whoever is asked for all of them."""
     for name, value in pool_figures().items():
         POOL[name].set(value)
 

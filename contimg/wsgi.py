@@ -23,5 +23,7 @@ if "prometheus_client" not in sys.modules:
 application = get_wsgi_application()
 
 from contimg.breakers import tend  # noqa: E402 - which count
+from contimg.metrics import tell_pool  # noqa: E402
 
 each_second(tend)
+each_second(tell_pool)

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from django.contrib.auth.models import User
 from django.db import connection
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from access.services import create_token
 from batch.models import Batch
@@ -175,7 +176,31 @@ def test_a_pool_whose_connections_are_all_in_use_is_a_503_within_its_timeout(pri
         one.join(30)
     assert [answer.status for answer in answers] == [200, 200]
     assert web.get("/api/v1/images/").status == 200
-    assert web.metric("contimg_pool_errors") >= 1
+    until(lambda: web.metric("contimg_pool_errors") >= 1, within_s=4)  # it is told each second
+
+
+def test_a_pool_for_which_nobody_waits_any_more_says_so_without_another_request(private_postgres, install):
+    """Prometheus keeps one connection, and so asks one of the processes only."""
+    installation = install(private_postgres.url, CONTIMG_DB_POOL_SIZE=2)
+    web = Web(installation, workers=2)
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE calibration_calibrator IN ACCESS EXCLUSIVE MODE")
+        asking = [threading.Thread(target=web.get, args=(f"{LISTING}?limit={n}",)) for n in range(1, 17)]
+        for one in asking:
+            one.start()
+        samples = Path(next(Path("/dev/shm").glob(f"contimg-*/web.*.{web.process.pid}.*")))  # noqa: S108
+        until(lambda: _told(samples, "contimg_pool_waiting") > 0, within_s=8)
+        cursor.execute("ROLLBACK")
+    for one in asking:
+        one.join(30)
+    until(lambda: _told(samples, "contimg_pool_waiting") == 0, within_s=4)
+
+
+def _told(folder: Path, name: str) -> float:
+    """By all processes of a server, none of which is asked."""
+    families = MultiProcessCollector(None, str(folder)).collect()
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
 def _n_waiting_for_lock(cursor) -> int:
