@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from access.addresses import is_trusted
 from access.models import Token
 from access.throttles import count_login
-from contimg.api.errors import throttled
+from contimg.api.errors import AWAY, throttled
 from contimg.api.negotiation import FileNegotiation
 
 
@@ -44,9 +44,18 @@ class InternalView(APIView):
     content_negotiation_class = FileNegotiation
     schema = None
     answer: Callable[[HttpRequest], HttpResponse]
+    # While the database is away nobody's token can be looked up, and who watches has to hear of it: without secrets.
+    answer_to_anybody: Callable[[HttpRequest], HttpResponse]
 
     def get(self, request: Request) -> HttpResponse:
         return type(self).answer(request._request)
+
+    def handle_exception(self, exc: Exception) -> HttpResponse:
+        return (
+            type(self).answer_to_anybody(self.request._request)
+            if isinstance(exc, AWAY)
+            else super().handle_exception(exc)
+        )
 
 
 def throttled_login(login: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:

@@ -43,13 +43,14 @@ class Health(HealthCheckView):
 
     checks: Iterable[type[HealthCheck]] = READY
     with_details = False  # also for those who are not trusted
+    with_states = False  # what Prometheus reads has nothing else
     http_method_names = ["get", "head"]
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         self.results = await results(self.get_checks())
         _tell_changes(self.results)
         with_details = self.with_details or is_trusted(request)
-        if with_details and request.GET.get("format") == "openmetrics":
+        if (with_details or self.with_states) and request.GET.get("format") == "openmetrics":
             return self.render_to_response_openmetrics()
         answer = answer_of(self.results) if with_details else {"status": worst_of(self.results)}
         if answer["status"] != "unavailable":
@@ -59,12 +60,19 @@ class Health(HealthCheckView):
 
 class Details(InternalView):
     answer = staticmethod(async_to_sync(Health.as_view(checks=[*READY, *DEGRADED], with_details=True)))
+    answer_to_anybody = staticmethod(async_to_sync(Health.as_view(checks=[*READY, *DEGRADED], with_states=True)))
 
 
 class Metrics(InternalView):
     @staticmethod
     def answer(request: HttpRequest) -> HttpResponse:
         return HttpResponse(generate_latest(registry([Pipeline()])), content_type=CONTENT_TYPE_LATEST)
+
+    @staticmethod
+    def answer_to_anybody(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(
+            "# TYPE contimg_database_up gauge\ncontimg_database_up 0\n", content_type=CONTENT_TYPE_LATEST
+        )
 
 
 async def results(checks: Iterable[HealthCheck]) -> list[HealthCheckResult]:

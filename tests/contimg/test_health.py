@@ -94,7 +94,11 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
         "print(json.dumps([[a.status_code, json.loads(a.content), a.headers.get('Retry-After')] for a in answers]));"
         "client.cookies['sessionid'] = 'a' * 32;"
         "pages = [client.get(path, headers={'accept': 'text/html'}) for path in ('/', '/admin/', '/api/v1/docs/')];"
-        "print(json.dumps([[a.status_code, a.content.decode(), a.headers.get('Retry-After')] for a in pages]))"
+        "print(json.dumps([[a.status_code, a.content.decode(), a.headers.get('Retry-After')] for a in pages]));"
+        "told = [Client(REMOTE_ADDR='192.0.2.1').get(path, headers="
+        "{'authorization': 'Bearer contimg_abcdefgh_' + 43 * 'x'})"
+        " for path in ('/metrics', '/health/?format=openmetrics', '/health/')];"
+        "print(json.dumps([[a.status_code, a.content.decode()] for a in told]))"
     )
     environment = {
         **os.environ,
@@ -105,7 +109,7 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
         "DJANGO_SETTINGS_MODULE": "contimg.settings",
     }
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    (live, ready, listing), pages = map(json.loads, done.stdout.splitlines())
+    (live, ready, listing), pages, told = map(json.loads, done.stdout.splitlines())
     assert live[0] == 200
     assert ready[0] == 503
     assert ready[2]
@@ -113,6 +117,11 @@ def test_it_says_503_and_never_500_when_the_database_is_down(tmp_path, url):
     assert (listing[0], listing[1]["code"], listing[2]) == (503, "database_unavailable", "30")
     assert {(status, retry_after) for status, _, retry_after in pages} == {(503, "30")}
     assert "The database does not answer" in pages[0][1]
+    (metrics, checks, health_) = told  # to a token that nobody can look up now
+    assert metrics == [200, "# TYPE contimg_database_up gauge\ncontimg_database_up 0\n"]
+    assert checks[0] == 200
+    assert 'django_health_check_status{check="Database"} 0' in checks[1]
+    assert health_ == [503, '{"status": "unavailable"}']
 
 
 @pytest.mark.django_db
