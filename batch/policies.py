@@ -59,7 +59,7 @@ def activate_policy(*, policy: Policy, actor: User | None = None) -> Activated:
 
 def _assess_tables() -> int:
     n, after = 0, 0
-    tables = CalibrationTable.objects.order_by("pk")
+    tables = CalibrationTable.objects.select_related("flag_table").order_by("pk")
     while some := list(tables.filter(pk__gt=after)[:TABLES_AT_ONCE]):
         for table in some:
             assess_calibration_table(table=table)

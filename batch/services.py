@@ -355,7 +355,7 @@ def _insert(batch: Batch, links: list[Stage], chosen: list[Subjects]) -> None:
             rows,
         )
         if link is not links[-1]:
-            before = list(batch.items.filter(stage=link.name).order_by("pk").values_list("pk", flat=True))
+            before = list(Item.objects.filter(batch=batch, stage=link.name).order_by("pk").values_list("pk", flat=True))
 
 
 def _waits(epochs: Sequence[tuple[str, int, str]]) -> dict[int, str]:

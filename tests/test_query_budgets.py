@@ -1,22 +1,28 @@
-"""Every list and detail takes the same number of queries at 1 row and at 30, within tests/query_budgets.toml."""
+"""Every list, detail, view and change takes the same number of queries at 1 row and at 30, within
+tests/query_budgets.toml."""
 
 from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zeal
 from django.apps import apps
 from django.conf import settings
 from django.contrib import admin
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from batch import events
+from calibration.models import CalibrationTable
 from contimg.models import Installation
 from contimg.urls import router
 from tests import factories
+from tests.access import test_matrix as matrix
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("query_budgets.toml").read_text())
 RESOURCES = [basename for _, _, basename in router.registry]
@@ -190,8 +196,85 @@ def test_a_list_of_one_row_takes_as_many_queries_for_30_as_for_one(api, name, ma
     for _ in range(MANY):
         add(owner)
     assert queries_of(api, url) == few
-    assert few <= BUDGETS["action"][name]
+    assert few <= BUDGETS["view"][name]
     assert len(api.get(url).data["results"]) > MANY
+
+
+def grow(world: dict[str, Any], n: int) -> None:
+    """`n` more of what the addresses of the matrix are about, and of what hangs on it."""
+    for name, state in (("batch", "ready"), ("failed batch", "failed")):
+        batch = world[name]
+        items = factories.ItemFactory.create_batch(n, batch=batch, state=state, attempt=int(state == "failed"))
+        factories.AttemptFactory(item=items[0], outcome="done", duration_s=1.0, input_bytes=10)
+        counts = {column: F(column) + n for column in (f"n_{state}", "n_total")}
+        type(batch).objects.filter(pk=batch.pk).update(**counts)
+    for item in (world["item"], world["failed item"]):
+        factories.AttemptFactory.create_batch(n, item=item, outcome="failed")
+    world["free tiles"] = [world["free tile"], *factories.SubbandGroupFactory.create_batch(n)]
+    world["images"] = [world["image"], *factories.ImageFactory.create_batch(n)]
+    factories.AssessmentFactory.create_batch(n, policy=world["assessment"].policy)
+    factories.MeasurementFactory.create_batch(n, image=world["image"])
+    factories.MeasurementFactory.create_batch(n, source=world["source"])
+    factories.CalibrationTableFactory.create_batch(n)
+    factories.AlertFactory.create_batch(n)
+    factories.ReviewFactory.create_batch(n)
+    factories.QuarantineFactory.create_batch(n)
+    for epoch in (world["seen epoch"], world["epoch"]):
+        for _ in range(n):
+            tile = factories.ImageFactory(epoch=epoch.started_at, pointing_dec_deg=epoch.dec_deg)
+            factories.MosaicTileFactory(mosaic=epoch.mosaics.get(), tile=tile)
+
+
+BODIES = {  # with as many subjects as there are
+    ("batch-list", "post"): lambda world: {
+        "stage": "convert",
+        "subjects": [{"kind": "subband_group", "id": tile.pk} for tile in world["free tiles"]],
+    },
+    ("assessment-list", "post"): lambda world: {
+        "subjects": [{"kind": "image", "id": image.pk} for image in world["images"]]
+    },
+}
+
+
+def queries_of_request(client, name: str, method: str, world: dict[str, Any]) -> int:
+    """Of what answers, and of what says only that its file is not there; it is undone afterwards."""
+    write = matrix.WRITES.get((name, method), matrix.Write("", ""))
+    address = matrix.address_of(name, world, write.of)
+    body = matrix.QUERIES.get(name) if method == "get" else BODIES.get((name, method), write.body)(world)
+    with transaction.atomic():
+        with zeal.zeal_context(), CaptureQueriesContext(connection) as queries:
+            answer = getattr(client, method)(address, body)
+            if answer.streaming:
+                b"".join(answer)
+        transaction.set_rollback(True)
+    is_without_file = name in matrix.NEEDS_A_FILE and answer.status_code in (404, 410)
+    assert answer.status_code < 300 or is_without_file, (answer.status_code, getattr(answer, "content", b""))
+    matrix.close(answer)
+    return len(queries)
+
+
+OF_OTHERS = {f"{basename}-{kind}" for basename in RESOURCES for kind in ("list", "detail")}
+VIEWS = sorted(name for name, methods in matrix.routes().items() if "get" in methods and name not in OF_OTHERS)
+CHANGES = sorted(f"{name} {method}" for name, method in matrix.WRITES)
+
+
+def test_every_view_and_every_change_has_a_budget():
+    assert sorted(BUDGETS["view"]) == VIEWS
+    assert sorted(BUDGETS["change"]) == CHANGES
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("asked", [*(f"{name} get" for name in VIEWS), *CHANGES])
+def test_a_view_or_a_change_takes_as_many_queries_among_30_rows_as_alone(administrator, monkeypatch, asked):
+    monkeypatch.setattr(events, "SLICE_S", 0.0)
+    name, _, method = asked.partition(" ")
+    world = matrix.make_world()
+    grow(world, FEW)
+    few, n_tables = queries_of_request(administrator, name, method, world), CalibrationTable.objects.count()
+    grow(world, MANY)
+    more = queries_of_request(administrator, name, method, world) - few
+    assert more <= BUDGETS["each_table"].get(asked, 0) * (CalibrationTable.objects.count() - n_tables)
+    assert few <= (BUDGETS["view"][name] if method == "get" else BUDGETS["change"][asked])
 
 
 @pytest.mark.django_db

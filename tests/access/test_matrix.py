@@ -151,6 +151,10 @@ def short_streams(monkeypatch) -> None:
 
 @pytest.fixture
 def world() -> dict[str, Any]:
+    return make_world()
+
+
+def make_world() -> dict[str, Any]:
     """A row of each resource, by the first part of its addresses' names."""
     batch = factories.BatchFactory(stage="convert")
     failed = factories.BatchFactory(stage="convert", n_ready=0, n_failed=1)
@@ -226,15 +230,17 @@ def close(answer: Any) -> None:
         request_finished.connect(close_old_connections)
 
 
+def address_of(name: str, world: dict[str, Any], of: str = "") -> str:
+    if name.endswith("-list") or name in OF_NO_ROW:
+        return reverse(name)
+    kind = next(kind for kind in sorted(world, key=len, reverse=True) if name.startswith(kind))
+    return reverse(name, kwargs={"pk": world[of or kind].pk})
+
+
 def found(client: APIClient, name: str, method: str, world: dict[str, Any]) -> str:
     """What came of the request, which is undone afterwards."""
     write = WRITES.get((name, method), Write("", ""))
-    resource = name.removesuffix("-list")
-    if name.endswith("-list") or name in OF_NO_ROW:
-        address = reverse(name)
-    else:
-        kind = next(kind for kind in sorted(world, key=len, reverse=True) if resource.startswith(kind))
-        address = reverse(name, kwargs={"pk": world[write.of or kind].pk})
+    address = address_of(name, world, write.of)
     before = AuditEntry.objects.count()
     with transaction.atomic():
         answer = getattr(client, method)(
