@@ -50,12 +50,10 @@ class InternalView(APIView):
     def get(self, request: Request) -> HttpResponse:
         return type(self).answer(request._request)
 
-    def handle_exception(self, exc: Exception) -> HttpResponse:
-        return (
-            type(self).answer_to_anybody(self.request._request)
-            if isinstance(exc, AWAY)
-            else super().handle_exception(exc)
-        )
+    def handle_exception(self, exc: Exception) -> Any:
+        if isinstance(exc, AWAY):
+            return type(self).answer_to_anybody(self.request._request)
+        return super().handle_exception(exc)
 
 
 def throttled_login(login: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:

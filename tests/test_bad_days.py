@@ -34,6 +34,8 @@ from tests.service import Web
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 QUICK = {"CONTIMG_LEASE_S": 4, "CONTIMG_SWEEP_S": 1, "CONTIMG_DRAIN_S": 4}
 LISTING = "/api/v1/calibrators/"
+# What waits for a lock has not to end before what waits for a connection.
+SMALL_POOL = {"CONTIMG_DB_POOL_SIZE": 2, "CONTIMG_QUERY_LIMIT_S": 60}
 
 
 def a_token() -> str:
@@ -132,7 +134,7 @@ def test_a_day_of_a_postgresql_that_is_stopped_frozen_and_read_only(private_post
 def test_a_postgresql_that_has_no_connection_left_is_a_503_and_then_not(private_postgres, install):
     import psycopg
 
-    installation = install(private_postgres.url, CONTIMG_DB_POOL_SIZE=2)
+    installation = install(private_postgres.url, **SMALL_POOL)
     web = Web(installation, workers=1)
     connection.close_pool()
     address = private_postgres.url.replace("postgres://", "postgresql://")
@@ -152,7 +154,7 @@ def test_a_postgresql_that_has_no_connection_left_is_a_503_and_then_not(private_
 
 def test_a_pool_whose_connections_are_all_in_use_is_a_503_within_its_timeout(private_postgres, install):
     """Two requests of one process are held up by a lock; a third finds no connection."""
-    installation = install(private_postgres.url, CONTIMG_DB_POOL_SIZE=2)
+    installation = install(private_postgres.url, **SMALL_POOL)
     web = Web(installation, workers=1)
     assert web.get(LISTING).status == 200
     answers = []
@@ -181,7 +183,7 @@ def test_a_pool_whose_connections_are_all_in_use_is_a_503_within_its_timeout(pri
 
 def test_a_pool_for_which_nobody_waits_any_more_says_so_without_another_request(private_postgres, install):
     """Prometheus keeps one connection, and so asks one of the processes only."""
-    installation = install(private_postgres.url, CONTIMG_DB_POOL_SIZE=2)
+    installation = install(private_postgres.url, **SMALL_POOL)
     web = Web(installation, workers=2)
     with connection.cursor() as cursor:
         cursor.execute("BEGIN")

@@ -66,7 +66,7 @@ def test_every_documented_metric_moves(private_postgres, private_redis, install,
     port = free_port()
     installation = install(
         private_postgres.url, CONTIMG_REDIS_URL=private_redis.url, CONTIMG_WORKER_METRICS=f"127.0.0.1:{port}",
-        CONTIMG_DB_POOL_SIZE=2, CONTIMG_SWEEP_S=1,
+        CONTIMG_DB_POOL_SIZE=2, CONTIMG_QUERY_LIMIT_S=60, CONTIMG_SWEEP_S=1,
     )  # fmt: skip
     token = create_token(user=User.objects.create_superuser("root"), scope="admin", name="test", days=1)[1]
     web = Web(installation, workers=1, token=token)

@@ -224,6 +224,7 @@ class TestFindings:
         assert "manage.py import_catalogue" in told(client, "Catalogue")["detail"]
 
     def test_a_backup_that_is_old(self, client, tmp_path):
+        (products_root() / WORK_FOLDER).mkdir()
         MeasurementSetFactory()
         assert told(client, "Backups")["status"] == "ok"  # it is new
         MeasurementSet.objects.update(created_at=timezone.now() - timedelta(hours=37))
