@@ -318,3 +318,11 @@ def test_an_accept_header_that_means_nothing_does_not_matter(client):
 def test_health_and_metrics_can_be_scraped(client):
     assert b"django_health_check_overall_status 1" in client.get("/health/?format=openmetrics").content
     assert b"django_http_requests_before_middlewares_total" in client.get("/metrics").content
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/health/", "/metrics"])
+def test_the_details_of_health_and_metrics_are_for_the_inside(client, admin_client, path):
+    assert client.get(path, REMOTE_ADDR="192.0.2.1").status_code == 401
+    assert admin_client.get(path, REMOTE_ADDR="192.0.2.1").status_code == 200
+    assert client.get(path, REMOTE_ADDR="127.0.0.1").status_code == 200

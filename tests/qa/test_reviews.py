@@ -173,6 +173,15 @@ def test_every_review_is_in_the_audit_log():
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------
+def test_a_review_is_written_over_http_and_is_the_grade(client_of_reviewer):
+    image, body = ImageFactory(grade="good"), {"verdict": "poor", "tags": ["rfi"], "comment": "stripes"}
+    answer = client_of_reviewer.post(URL, {"subject": {"kind": "image", "id": image.pk}, **body}, format="json")
+    assert answer.status_code == 201
+    said = {**body, "subject": {"kind": "image", "id": image.pk}, "reviewer": "vera", "is_current": True}
+    assert said.items() <= answer.json().items()
+    assert shown(image) == ("poor", "review")
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [

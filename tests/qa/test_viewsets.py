@@ -65,6 +65,19 @@ def test_a_policy_shows_its_rules(api):
 
 
 @pytest.mark.django_db
+def test_an_alert_is_acknowledged_and_silenced_over_http(administrator):
+    alert, other = AlertFactory(), AlertFactory()
+    address = f"/api/v1/alerts/{alert.pk}/"
+    answer = administrator.post(f"{address}acknowledge/", {"note": "a new correlator"})
+    assert answer.status_code == 200
+    assert (answer.json()["acknowledged_by"], answer.json()["note"]) == ("root", "a new correlator")
+    assert administrator.post(f"{address}silence/", {"until": "2999-01-01T00:00:00Z"}).status_code == 200
+    assert administrator.get(address).json()["silenced_until"] == "2999-01-01T00:00:00Z"
+    unseen = administrator.get("/api/v1/alerts/", {"acknowledged_at__isnull": "true"}).json()["results"]
+    assert [row["id"] for row in unseen] == [other.pk]
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("note", [1, True, ["seen"], {"by": "me"}, "a\x00b"])
 def test_a_note_that_is_no_text_is_refused(administrator, note):
     alert = AlertFactory()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from datetime import timedelta
+import functools
+import operator
+from datetime import datetime, timedelta
 
 import pytest
 from astropy import units as u
@@ -8,6 +10,7 @@ from astropy.coordinates import SkyCoord
 from django.core.cache import cache
 from rest_framework.test import APIClient
 
+from contimg.api.filters import ChoicesFilter, NumberFilter, PartFilter, StrictBooleanFilter, TimeFilter
 from contimg.urls import router
 from tests.factories import (
     FIRST_TILE,
@@ -314,3 +317,61 @@ def test_no_value_of_any_parameter_is_an_error_of_ours(administrator, prefix, vi
         for value in ODD:
             response = administrator.get(f"/api/v1/{prefix}/", {name: value})
             assert response.status_code in (200, 400), (name, value)
+
+
+# --- every filter of every list ---------------------------------------------------------------------------------------
+COMPARED = {
+    "exact": operator.eq,
+    "iexact": lambda value, given: value.casefold() == given.casefold(),
+    "startswith": str.startswith,
+    "in": operator.eq,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "gt": operator.gt,
+    "gte": operator.ge,
+}
+
+
+def given_to(filter_, known: list) -> list:
+    """A value that a row has, and one on either side of it; every choice."""
+    if filter_.lookup_expr == "isnull" or isinstance(filter_, StrictBooleanFilter):
+        return [True, False]
+    if isinstance(filter_, ChoicesFilter):
+        return [choice for choice, _ in filter_.extra["choices"]]
+    if isinstance(filter_, TimeFilter):
+        return [known[0] + timedelta(seconds=n) if known else FIRST_TILE for n in (-1, 0, 1)]
+    if isinstance(filter_, NumberFilter):
+        return [(known[0] if known else 1) + n for n in (-1, 0, 1)]
+    return [value for value in [*known[:1], f"{known[0] if known else ''}x"] if value]
+
+
+def is_plain(filter_) -> bool:
+    """It compares a column, and is no part of a cone."""
+    return not filter_.method and not isinstance(filter_, PartFilter)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "view", "basename"), router.registry, ids=[prefix for prefix, _, _ in router.registry]
+)
+def test_every_filter_chooses_the_rows_of_its_column(administrator, prefix, view, basename):
+    from tests.test_query_budgets import make_rows
+
+    make_rows(basename, 3)
+    rows = list(view.queryset.model._default_manager.all())
+    for name, filter_ in view.filterset_class.base_filters.items():
+        if is_plain(filter_):
+            values = {row.pk: functools.reduce(getattr, filter_.field_name.split("__"), row) for row in rows}
+            values = {pk: getattr(value, "pk", value) for pk, value in values.items()}
+            for given in given_to(filter_, [value for value in values.values() if value is not None]):
+                written = given.isoformat() if isinstance(given, datetime) else str(given)
+                found = ids(administrator.get(f"/api/v1/{prefix}/", {name: written, "limit": 1000}))
+                assert set(found) == {pk for pk, value in values.items() if chosen(filter_, value, given)}, (
+                    name,
+                    given,
+                )
+
+
+def chosen(filter_, value, given) -> bool:
+    if filter_.lookup_expr == "isnull":
+        return (value is None) == given
+    return value is not None and COMPARED[filter_.lookup_expr](value, given)
