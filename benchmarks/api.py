@@ -289,10 +289,15 @@ def load(folder: Path, seconds: float, writes_per_s: float) -> None:
     from django.test import Client
     from django.test.utils import CaptureQueriesContext
 
+    from contimg.products import products_root
     from images.models import Image
     from sources.models import Source
+    from tests.images.radio_fits import write
 
     image, source = Image.objects.order_by("-pk")[0], Source.objects.order_by("pk")[0]
+    file = products_root() / image.path  # without it a detail is not kept
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write(file)
     addresses = {
         "images": "/api/v1/images/", "good images": "/api/v1/images/?grade=good",
         "an image": f"/api/v1/images/{image.pk}/", "measurement sets": "/api/v1/measurement-sets/",

@@ -543,6 +543,7 @@ class TestScanning:
         assert calls == [(done, 16) for done in range(1, 17)]
 
     @pytest.mark.slow
+    @pytest.mark.once
     def test_six_thousand_files_with_skewed_names_are_grouped_right(self, tmp_path, capsys):
         """375 tiles at two declinations, a hundredth of the files missing, 300 of them late."""
         chance = random.Random(7)
