@@ -205,6 +205,7 @@ def as_json_schema(said: Any) -> Any:
     return {"anyOf": [made, {"type": "null"}]} if said.get("nullable") is True else made
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 def test_the_examples_are_what_the_api_takes_and_answers(
     document, administrator, calibrator_tile, products_root, settings, tmp_path, monkeypatch
