@@ -73,7 +73,6 @@ def test_without_rows_nothing_of_the_inside_is_shown(readers):
     assert walk(readers, {}) == []
 
 
-@pytest.mark.once
 def test_with_rows_whose_files_are_gone_nothing_of_the_inside_is_shown(readers):
     assert walk(readers, {prefix: make_rows(basename, 2) for prefix, _, basename in router.registry}) == []
 

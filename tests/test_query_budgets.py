@@ -263,7 +263,6 @@ def test_every_view_and_every_change_has_a_budget():
     assert sorted(BUDGETS["change"]) == CHANGES
 
 
-@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize("asked", [*(f"{name} get" for name in VIEWS), *CHANGES])
 def test_a_view_or_a_change_takes_as_many_queries_among_30_rows_as_alone(administrator, monkeypatch, asked):
@@ -278,7 +277,6 @@ def test_a_view_or_a_change_takes_as_many_queries_among_30_rows_as_alone(adminis
     assert few <= (BUDGETS["view"][name] if method == "get" else BUDGETS["change"][asked])
 
 
-@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize("make", factories.ALL, ids=lambda make: make._meta.model.__name__)
 def test_the_admin_of_every_model_takes_as_many_queries_for_30_rows_as_for_one(admin_client, make):

@@ -376,6 +376,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("column", "damage"), DAMAGE)
 def test_an_image_file_deleted_or_damaged_behind_our_back_is_made_again(night, raw, products_root, column, damage):
     folder = some_tiles(night, raw, 0)

@@ -36,7 +36,7 @@ from tests.test_query_budgets import make_rows
 
 pytestmark = pytest.mark.django_db
 LONG = int(os.environ.get("CONTIMG_TEST_FUZZ", "0"))
-SHARE_OF_LIMITS = 0.05  # of the operations: to find the limits of one takes as long as to ask ten times
+SHARE_OF_LIMITS = 0.2  # of the operations: to find the limits of one takes as long as to ask ten times
 PARTS = 3.2  # of the requests to one operation, on average: see `cases_of`
 
 # Refusals of what the schema calls valid, each for a rule that OpenAPI has no words for.
@@ -120,7 +120,8 @@ def cases_of(schema: Any, operation: Any, row: int | None, wanted: int) -> Itera
     """Right and wrong ones, of any row and of one that there is, and those at the limits."""
     for mode in GenerationMode:
         yield from drawn(operation.as_strategy(generation_mode=mode), wanted)
-        if row is not None:
+        # Of a row that there is, headers alone cannot be wrong; to find that out takes a second.
+        if row is not None and (mode == GenerationMode.POSITIVE or operation.query or operation.body):
             there = {"id": str(row)}
             yield from drawn(operation.as_strategy(generation_mode=mode, path_parameters=there), wanted)
     chance = random.Random(None if LONG else operation.label)
@@ -162,7 +163,7 @@ def surprises_of(case: Any, headers: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.filterwarnings("ignore::erfa.ErfaWarning", "ignore::astropy.utils.exceptions.AstropyWarning")
-@pytest.mark.parametrize("caller", [pytest.param("anybody", marks=pytest.mark.once), "administrator"])
+@pytest.mark.parametrize("caller", ["anybody", "administrator"])
 def test_every_answer_is_as_the_schema_says(schema, rows, caller, settings, monkeypatch):
     settings.CONTIMG_THROTTLE_ANON = settings.CONTIMG_THROTTLE_TOKEN = "1000000/m"
     monkeypatch.setattr(events, "SLICE_S", 0.0)
