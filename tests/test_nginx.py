@@ -107,7 +107,7 @@ def _files(nginx: Nginx) -> None:
 
 
 def _bodies(nginx: Nginx, authorization: str) -> None:
-    """What is a little too large is refused by contimg, what is much too large by nginx, in one shape."""
+    """What is too large is refused in the shape of contimg's own errors, whoever of the two does it."""
     for size in (8_000_001, 9_000_000):
         refused = nginx.ask(
             "/api/v1/batches/", method="POST", body=b" " * size, Content_Type="application/json",
