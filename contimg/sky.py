@@ -170,6 +170,18 @@ class InCells(Func):
         within = " OR ".join([f"({cell} >= %s AND {cell} < %s)"] * len(ranges))
         return f"({within})", [bound for pair in ranges for bound in pair]
 
+    def as_sqlite(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
+        """Found first, whatever else is asked: beside an ordering or another filter SQLite would leave the cells' index
+        for that one's, and read the table.
+        """
+        column: Any = self.source_expressions[0]
+        meta = column.target.model._meta
+        table, key, cell = map(compiler.quote_name_unless_alias, (meta.db_table, meta.pk.column, column.target.column))
+        ranges = self.extra["ranges"]
+        within = " OR ".join([f"({cell} >= %s AND {cell} < %s)"] * len(ranges))
+        row = f"{compiler.quote_name_unless_alias(column.alias)}.{key}"
+        return f"{row} IN (SELECT {key} FROM {table} WHERE {within})", [bound for pair in ranges for bound in pair]  # noqa: S608 - names of the model
+
 
 class PositionQuerySet(models.QuerySet):
     """For models with `ra_deg`, `dec_deg` (ICRS) and `healpix`."""

@@ -7,6 +7,7 @@ from django.db.models import Case, ExpressionWrapper, F, Q, Value, When
 from django.db.models.functions import NullIf
 
 from contimg.models import Grade, GradeSource
+from contimg.sky import MAX_RADIUS_DEG
 from images.querysets import ImageQuerySet
 from observations.models import DataRoot, Epoch, MeasurementSet
 
@@ -148,6 +149,7 @@ class Image(models.Model):
             models.Index(fields=["kind", "observed_at", "id"], name="image_kind_observed"),
             models.Index(fields=["grade", "observed_at", "id"], name="image_grade_observed"),
             models.Index(fields=["healpix"], name="image_healpix"),
+            models.Index(fields=["radius_deg"], condition=Q(radius_deg__gt=MAX_RADIUS_DEG), name="image_wide"),
             models.Index(fields=["rms_jy_per_beam", "id"], name="image_rms"),
             models.Index(fields=["dynamic_range", "id"], name="image_dynamic_range"),
             models.Index(fields=["name", "id"], name="image_name"),

@@ -53,11 +53,11 @@ class ImageQuerySet(PositionQuerySet):
         offsets = offset_expressions(ra_deg, dec_deg)
         half = {side: F(f"{side}_px") * F("pixel_arcsec") / 2.0 * Value(ARCSEC) for side in ("width", "height")}
         inside = Q(east__gte=-half["width"], east__lte=half["width"], north__gte=-half["height"])
+        every = self.model._default_manager.order_by()
+        candidates = every.filter(InCells(ra_deg, dec_deg, MAX_RADIUS_DEG)).values("pk")
+        wide = every.filter(radius_deg__gt=MAX_RADIUS_DEG).values("pk")
         return (
-            self.filter(
-                Q(InCells(ra_deg, dec_deg, MAX_RADIUS_DEG), radius_deg__lte=MAX_RADIUS_DEG)
-                | Q(radius_deg__gt=MAX_RADIUS_DEG)
-            )
+            self.filter(pk__in=candidates.union(wide))
             .alias(from_centre=separation_expression(ra_deg, dec_deg), **offsets)
             .filter(from_centre__lte=F("radius_deg"))
             .filter(Q(kind="external") | (inside & Q(north__lte=half["height"])))

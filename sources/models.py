@@ -64,13 +64,9 @@ class Measurement(models.Model):
     apparent, of the flat-noise image.
     """
 
-    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="measurements")
-    image = models.ForeignKey(
-        Image,
-        on_delete=models.CASCADE,
-        related_name="measurements",
-        db_index=False,  # one below begins with it
-    )
+    # Without indexes of their own: some below begin with them.
+    source = models.ForeignKey(Source, on_delete=models.CASCADE, related_name="measurements", db_index=False)
+    image = models.ForeignKey(Image, on_delete=models.CASCADE, related_name="measurements", db_index=False)
     is_forced = models.BooleanField()
     observed_at = models.DateTimeField(null=True)
     mjd = models.FloatField(null=True)

@@ -549,20 +549,19 @@ def _not_covered(source: Source, covered: set[int]) -> list[dict[str, Any]]:
     """Current tiles that come near a source and have no flux of it, with the reason.
 
     Near is in the circumscribed circle. Distances are found here: the database's expression of them takes longer to
-    compile than these few do.
+    compile than these few do. So are the kinds: SQLite without statistics would look through all tiles.
     """
     here = (source.ra_deg, source.dec_deg)
     near = (
-        Image.objects.tiles()
-        .current()
+        Image.objects.current()
         .filter(InCells(*here, LARGEST_TILE_RADIUS_DEG))
         .order_by("observed_at", "id")
-        .values_list("pk", "name", "observed_at", "catalogue", "ra_deg", "dec_deg", "radius_deg")
+        .values_list("pk", "name", "observed_at", "catalogue", "kind", "ra_deg", "dec_deg", "radius_deg")
     )
     return [
         {"image": pk, "name": name, "observed_at": observed_at, "reason": OUTSIDE if catalogue else NOT_MEASURED}
-        for pk, name, observed_at, catalogue, *centre, radius_deg in near
-        if pk not in covered and separation_deg(*here, *centre) <= radius_deg
+        for pk, name, observed_at, catalogue, kind, *centre, radius_deg in near
+        if kind == "tile" and pk not in covered and separation_deg(*here, *centre) <= radius_deg
     ]
 
 

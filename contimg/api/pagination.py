@@ -197,21 +197,28 @@ class Order:
         falling = self.descending is not cursor.backward
         sign, beyond = ("-", "lt") if falling else ("", "gt")
         after = cursor.after
-        known, unknown = queryset, queryset.none()
-        if self.is_nullable:
-            known = queryset.filter(**{f"{self.name}__isnull": False})
-            unknown = queryset.filter(**{f"{self.name}__isnull": True}).order_by(f"{sign}id")
-        known = known.order_by(*dict.fromkeys([f"{sign}{self.name}", f"{sign}id"]))
+
+        def known() -> QuerySet[Any]:
+            rows = queryset.filter(**{f"{self.name}__isnull": False}) if self.is_nullable else queryset
+            return rows.order_by(*dict.fromkeys([f"{sign}{self.name}", f"{sign}id"]))
+
+        def unknown() -> QuerySet[Any]:
+            if not self.is_nullable:
+                return queryset.none()
+            return queryset.filter(**{f"{self.name}__isnull": True}).order_by(f"{sign}id")
+
+        # Made only when it comes to them: the first is nearly always enough.
         parts = [unknown, known] if cursor.backward else [known, unknown]
-        if after is None:
-            yield from parts
-            return
-        begun = unknown if after.value is None else known
-        if self.name != "id":
-            yield begun.filter(**{self.name: after.value, f"id__{beyond}": after.id})
-        if begun is known:
-            yield known.filter(**{f"{self.name}__{beyond}": after.value})
-        yield from parts[parts.index(begun) + 1 :]
+        if after is not None:
+            begun = unknown if after.value is None else known
+            parts = parts[parts.index(begun) + 1 :]
+            rows = begun()
+            if self.name != "id":
+                yield rows.filter(**{self.name: after.value, f"id__{beyond}": after.id})
+            if begun is known:
+                yield rows.filter(**{f"{self.name}__{beyond}": after.value})
+        for part in parts:
+            yield part()
 
 
 def count(queryset: QuerySet[Any], *, until: float = math.inf, at_least: int = 0) -> dict[str, Any]:

@@ -12,8 +12,10 @@ Measured in docs/measurements.md, "The API".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, cast
 
@@ -89,6 +91,8 @@ class _Rows(BaseIterable):
         except EmptyResultSet:
             return iter(())
         with connection.cursor() as cursor:
+            if connection.vendor == "postgresql":
+                cursor.adapters.register_loader("timestamptz", _time_loader())
             cursor.execute(statement.text, params)
             rows = cursor.fetchall()
         names, in_order = tuple(self.fields), statement.in_order
@@ -143,6 +147,18 @@ class _Statement:
 
 
 _statements: dict[Any, _Statement] = {}
+
+
+@functools.cache
+def _time_loader() -> Any:
+    """As Django's, in a quarter of its time: the 300 times of 100 images took a third of the page."""
+    from psycopg.adapt import Loader  # installed where the database is PostgreSQL
+
+    class TimeLoader(Loader):
+        def load(self, data: Any) -> datetime:
+            return datetime.fromisoformat(str(data, "ascii"))  # the session is in UTC
+
+    return TimeLoader
 
 
 def _where(compiler: SQLCompiler) -> tuple[str, Sequence[Any]]:

@@ -129,3 +129,27 @@ def test_every_equality_finds_its_rows_in_the_lists_own_order(administrator, bas
             if sorts or not re.search(wanted, plan):
                 found[equality] = (plan, statement[-200:])
     assert not found, found
+
+
+PLACES = {
+    "cone": "ra_deg=180&dec_deg=40&radius_deg=1",
+    "point": "covers_ra_deg=180&covers_dec_deg=40",
+}
+
+
+@pytest.mark.skipif(connection.vendor == "postgresql", reason="chooses by its statistics, and there are none here")
+@pytest.mark.parametrize(
+    ("basename", "place"), [("image", "cone"), ("image", "point"), ("measurement", "cone"), ("source", "cone")]
+)
+def test_a_place_on_the_sky_is_looked_for_by_its_cells_in_every_order(administrator, basename, place):
+    view = VIEWS[basename]
+    make_rows(basename, 2)
+    prefix = next(prefix for prefix, _, name in router.registry if name == basename)
+    found = {}
+    for ordering in [sign + name for name in view.orderings for sign in ("", "-")]:
+        for _, plan in plans(administrator, f"/api/v1/{prefix}/?{PLACES[place]}&ordering={ordering}"):
+            if not (re.search("rowid=", plan) and re.search("healpix>", plan)) or re.search(
+                "SCAN (images|sources)", plan
+            ):
+                found[ordering] = plan
+    assert not found, found
