@@ -3,12 +3,19 @@
 A window is a whole minute (second, hour, day) of the clock with one counter, which the cache raises atomically. DRF's
 own throttle keeps the time of every request in a list that it reads and writes back: two processes lose each other's
 requests, and 1200 times are 10 kB to move for each.
+
+While much of a window is left, a process takes a lot of it at once and gives it out by itself: with one write to the
+cache for each request, threads and processes waited for each other longer than most answers take to make
+(docs/measurements.md, "The API"). Of what is left a lot is a fiftieth, so the last ones are counted one by one: never
+more than the limit are let through, and fewer only by what other processes took and did not use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import structlog
@@ -25,6 +32,8 @@ from contimg.cache import UNAVAILABLE
 
 logger = structlog.get_logger("contimg.access")
 PERIODS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LOTS, LARGEST_LOT = 50, 100
+MOST_CALLERS = 10_000  # of whom a process remembers its lots
 
 
 class Throttle(BaseThrottle):
@@ -69,21 +78,54 @@ def count(caller: str, rate: str) -> int | None:
     limit, _, period = rate.partition("/")
     period_s = PERIODS_S[period[0]]
     now = time.time()
-    counted = _raised(f"throttle:{caller}:{period_s}:{int(now // period_s)}", timeout=2 * period_s)
-    return None if counted <= int(limit) else max(1, round(period_s - now % period_s + 0.5))
+    window = (caller, period_s, int(now // period_s))
+    number = _number_in(window, limit=int(limit))
+    return None if number <= int(limit) else max(1, round(period_s - now % period_s + 0.5))
 
 
-def _raised(key: str, *, timeout: int) -> int:
-    """The counter after raising it; 0 when the cache does not answer: then nobody is refused."""
+class _Lots:
+    """Of one caller and window: the numbers that this process took and did not give out, and the highest it heard of.
+
+    Threads may take from it together: a lot goes to the list when it is whole, and `next` of a range is one step.
+    """
+
+    def __init__(self) -> None:
+        self.numbers: list[Iterator[int]] = []
+        self.highest = 0
+
+    def next(self) -> int | None:
+        for lot in self.numbers[:]:
+            for number in lot:
+                return number
+            with contextlib.suppress(ValueError):  # another thread found it empty too
+                self.numbers.remove(lot)
+        return None
+
+
+_lots: dict[tuple[str, int, int], _Lots] = {}
+
+
+def _number_in(window: tuple[str, int, int], *, limit: int) -> int:
+    """Which request of its caller in this window it is; 0 when the cache does not answer: then nobody is refused."""
+    lots = _lots.setdefault(window, _Lots())
+    if (number := lots.next()) is not None:
+        return number
+    if len(_lots) > MOST_CALLERS:
+        _lots.clear()
+    caller, period_s, at = window
+    size = max(1, min(LARGEST_LOT, (limit - lots.highest) // LOTS))
     try:
-        return _incremented(key, timeout)
+        last = _raised(f"throttle:{caller}:{period_s}:{at}", by=size, timeout=2 * period_s)
     except UNAVAILABLE as error:
         logger.warning("throttle_cannot_count", error=type(error).__name__)
         return 0
+    lots.highest = max(lots.highest, last)
+    lots.numbers.append(iter(range(last - size + 2, last + 1)))
+    return last - size + 1
 
 
-def _incremented(key: str, timeout: int) -> int:
+def _raised(key: str, *, by: int, timeout: int) -> int:
     try:
-        return cache.incr(key)
+        return cache.incr(key, by)
     except ValueError:  # the first of this window
-        return 1 if cache.add(key, 1, timeout) else cache.incr(key)
+        return by if cache.add(key, by, timeout) else cache.incr(key, by)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from django.contrib.auth.models import User
 from rest_framework.test import APIClient
 
 from access.services import create_token
+from access.throttles import count
+from tests.service import Web
 
+pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.django_db
 IMAGES = "/api/v1/images/"
 
@@ -74,3 +79,18 @@ def test_guessing_a_password_ends_soon(client, door):
         client.post(door, {"username": "root", "password": f"wrong {n}"}, REMOTE_ADDR=f"192.0.2.{n}") for n in range(3)
     ]
     assert [guess.status_code for guess in guesses] == [200, 200, 429]
+
+
+def test_threads_of_a_process_let_through_as_many_as_the_limit_says():
+    with ThreadPoolExecutor(8) as threads:
+        waits = list(threads.map(lambda _: count("address:192.0.2.1", "500/d"), range(700)))
+    assert waits.count(None) == 500
+    assert count("address:192.0.2.1", "500/d") > 0
+
+
+def test_processes_together_let_through_no_more_than_the_limit_and_hardly_fewer(install):
+    web = Web(install("sqlite", CONTIMG_THROTTLE_ANON="300/d"), workers=2)
+    with ThreadPoolExecutor(8) as threads:
+        statuses = list(threads.map(lambda _: web.get(IMAGES).status, range(400)))
+    assert set(statuses) == {200, 429}
+    assert 290 <= statuses.count(200) <= 300
