@@ -11,10 +11,13 @@ Address = IPv4Address | IPv6Address
 
 
 def client_address(request: HttpRequest) -> Address | None:
-    """The peer's address; behind a configured proxy the last of X-Forwarded-For, which the proxy itself wrote."""
-    peer = request.META.get("REMOTE_ADDR", "")
-    forwarded = request.headers.get("X-Forwarded-For", "") if settings.CONTIMG_BEHIND_PROXY else ""
-    return _parsed(forwarded.rpartition(",")[2]) or _parsed(peer)
+    """The peer's address; behind a configured proxy the last of X-Forwarded-For, which the proxy itself wrote.
+
+    None for a last one that cannot be read, or a header that is not ASCII and that the server hands on as nothing:
+    the peer is the proxy, which is trusted.
+    """
+    forwarded = request.headers.get("X-Forwarded-For") if settings.CONTIMG_BEHIND_PROXY else None
+    return _parsed(request.META.get("REMOTE_ADDR", "") if forwarded is None else forwarded.rpartition(",")[2])
 
 
 def is_trusted(request: HttpRequest) -> bool:

@@ -58,8 +58,10 @@ class Session(SessionAuthentication):
 
 
 def _bearer(request: Request) -> str | None:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    return secret.strip() if scheme.lower() == SCHEME else None
+    """What is given as a token. "" also of a header that is not ASCII, which the server hands on as nothing."""
+    given = request.headers.get("Authorization")
+    scheme, _, secret = (given or "").partition(" ")
+    return secret.strip() if given == "" or scheme.lower() == SCHEME else None
 
 
 def _refusal(token: Token | None) -> AuthenticationFailed | None:

@@ -6,8 +6,9 @@ requests, and 1200 times are 10 kB to move for each.
 
 While much of a window is left, a process takes a lot of it at once and gives it out by itself: with one write to the
 cache for each request, threads and processes waited for each other longer than most answers take to make
-(docs/measurements.md, "The API"). Of what is left a lot is a fiftieth, so the last ones are counted one by one: never
-more than the limit are let through, and fewer only by what other processes took and did not use.
+(docs/measurements.md, "The API"). Of what is left a lot is a two-hundredth, so the last ones are counted one by one:
+never more than the limit are let through, and fewer only by what other processes took and did not use, which is at most
+a two-hundredth for each of them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from contimg.cache import UNAVAILABLE
 
 logger = structlog.get_logger("contimg.access")
 PERIODS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-LOTS, LARGEST_LOT = 50, 100
+LOTS, LARGEST_LOT = 200, 100
 MOST_CALLERS = 10_000  # of whom a process remembers its lots
 
 
@@ -125,7 +126,9 @@ def _number_in(window: tuple[str, int, int], *, limit: int) -> int:
 
 
 def _raised(key: str, *, by: int, timeout: int) -> int:
-    try:
+    with contextlib.suppress(ValueError):
         return cache.incr(key, by)
-    except ValueError:  # the first of this window
-        return by if cache.add(key, by, timeout) else cache.incr(key, by)
+    if not cache.add(key, by, timeout):  # the first of this window; unless another was the first just now
+        with contextlib.suppress(ValueError):  # the cache was emptied in between
+            return cache.incr(key, by)
+    return by

@@ -6,20 +6,24 @@ lazily, so that a web process which never searches by position never loads them.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
 
 from django.db import models
 from django.db.models import BooleanField, F, Func, Value
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import ASin, Cos, Least, Power, Radians, Sin, Sqrt
+from django.db.models.lookups import Exact
 from django.db.models.sql.compiler import SQLCompiler
+from django.db.models.sql.where import WhereNode
 
 HEALPIX_DEPTH = 14  # nested; pixels of 12.9 arcsec, so a 10 arcsec cone touches a handful
 MAX_CONE_RANGES = 40  # keeps the SQL short; the exact test removes what the coarser cover lets in
 MAX_RADIUS_DEG = 10.0
+NARROW_DEG = 3.0  # of ten million measurements a cone of this radius holds some ten thousand
 ROUNDING_DEG = 1e-9
 
 
@@ -162,7 +166,7 @@ class InCells(Func):
 
     def __init__(self, ra_deg: float, dec_deg: float, radius_deg: float) -> None:
         super().__init__(F("healpix"))
-        self.extra["ranges"] = cone_ranges(ra_deg, dec_deg, radius_deg)
+        self.extra |= {"ranges": cone_ranges(ra_deg, dec_deg, radius_deg), "radius_deg": radius_deg}
 
     def as_sql(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
         cell, _ = compiler.compile(self.source_expressions[0])
@@ -171,9 +175,11 @@ class InCells(Func):
         return f"({within})", [bound for pair in ranges for bound in pair]
 
     def as_sqlite(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        """Found first, whatever else is asked: beside an ordering or another filter SQLite would leave the cells' index
-        for that one's, and read the table.
+        """Of a narrow cone found first, whatever else is asked: beside an ordering or another filter SQLite would leave
+        the cells' index for that one's, and read the table. In a wide one there are many, and another filter finds few.
         """
+        if self.extra["radius_deg"] > NARROW_DEG:
+            return self.as_sql(compiler, connection)
         column: Any = self.source_expressions[0]
         meta = column.target.model._meta
         table, key, cell = map(compiler.quote_name_unless_alias, (meta.db_table, meta.pk.column, column.target.column))
@@ -186,11 +192,44 @@ class InCells(Func):
 class PositionQuerySet(models.QuerySet):
     """For models with `ra_deg`, `dec_deg` (ICRS) and `healpix`."""
 
+    _cone: tuple[float, float, float] | None = None  # its place and radius, in degrees
+
+    def _clone(self) -> Self:
+        clone = super()._clone()  # type: ignore[misc]  # which the stubs leave out
+        clone._cone = self._cone
+        return clone
+
     def within_cone(self, *, ra_deg: float, dec_deg: float, radius_deg: float) -> Self:
         """Rows within `radius_deg` by true great-circle distance, annotated `separation_deg`, nearest first."""
-        return (
+        cone = (
             self.filter(InCells(ra_deg, dec_deg, radius_deg))
             .annotate(separation_deg=separation_expression(ra_deg, dec_deg))
             .filter(separation_deg__lte=radius_deg)
             .order_by("separation_deg", "id")
         )
+        cone._cone = (ra_deg, dec_deg, radius_deg)
+        return cone
+
+    def inner_parts(self, *, beyond_deg: float) -> Iterator[Self]:
+        """Of a wide cone the parts around its centre that reach beyond a distance, each larger than the one before.
+
+        Whoever wants the nearest rows has them there, if there are enough, without the distances of all.
+        """
+        if self._cone is not None and self._cone[2] > NARROW_DEG:
+            ra_deg, dec_deg, radius_deg = self._cone
+            for inner_deg in (radius_deg / 16, radius_deg / 4):
+                if inner_deg > beyond_deg:
+                    inner = self.filter(separation_deg__lte=inner_deg)
+                    _narrow(inner.query.where, InCells(ra_deg, dec_deg, inner_deg))
+                    yield inner
+
+
+def _narrow(where: WhereNode, cells: InCells) -> None:
+    """Put these cells in the place of those of a cone: beside them SQLite would go through the wide one's too."""
+    for at, child in enumerate(where.children):
+        if isinstance(child, WhereNode):  # of this query alone: a queryset copies them, and no expression
+            _narrow(child, cells)
+        elif isinstance(child, Exact) and isinstance(child.lhs, InCells):
+            narrowed = where.children[at] = copy.copy(child)
+            narrowed.lhs = child.lhs.copy()
+            narrowed.lhs.extra = cells.extra

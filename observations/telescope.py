@@ -3,6 +3,8 @@
 The array is a meridian drift instrument: at any moment its beam centre is the point whose apparent right ascension is
 the local sidereal time and whose apparent declination is that of the dishes. Catalogues are ICRS; leaving out
 precession, nutation and aberration puts that point 0.27-0.38 deg off.
+
+astropy's coordinates take a quarter of a second to load, and most commands that load this module ask for none.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import astropy.units as u
 import numpy as np
-from astropy.coordinates import ICRS, AltAz, EarthLocation, SkyCoord
-from astropy.time import Time
-from astropy.utils import iers
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from astropy.coordinates import EarthLocation
 
 LATITUDE_DEG = 37.2339
 LONGITUDE_DEG = -118.2817
@@ -33,6 +35,8 @@ TOP_FREQUENCY_HZ = 1.4988e9  # upper edge of subband 0
 @functools.cache
 def use_bundled_iers() -> None:
     """Never fetch Earth orientation data; past the end of the bundled table say so and go on. All three are needed."""
+    from astropy.utils import iers
+
     iers.conf.auto_download = False
     iers.conf.auto_max_age = None
     iers.conf.iers_degraded_accuracy = "warn"
@@ -40,6 +44,9 @@ def use_bundled_iers() -> None:
 
 @functools.cache
 def location() -> EarthLocation:
+    from astropy import units as u
+    from astropy.coordinates import EarthLocation
+
     return EarthLocation.from_geodetic(LONGITUDE_DEG * u.deg, LATITUDE_DEG * u.deg, HEIGHT_M * u.m)
 
 
@@ -50,6 +57,10 @@ def meridian_icrs(
 
     Geometric: no refraction, which at these elevations moves all fringes alike by under an arcminute.
     """
+    from astropy import units as u
+    from astropy.coordinates import ICRS, AltAz, SkyCoord
+    from astropy.time import Time
+
     use_bundled_iers()
     if len(mid_times) == 0:
         return np.empty(0), np.empty(0)
@@ -82,6 +93,9 @@ def next_transit(ra_deg: float, dec_deg: float, after: datetime) -> datetime:
 
 def local_sidereal_time_h(time: datetime) -> float:
     """Apparent local sidereal time at an aware time, in hours: the apparent right ascension of the meridian."""
+    from astropy import units as u
+    from astropy.time import Time
+
     use_bundled_iers()
     return float(Time(time).sidereal_time("apparent", longitude=LONGITUDE_DEG * u.deg).hour)
 

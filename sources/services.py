@@ -554,7 +554,7 @@ def _not_covered(source: Source, covered: set[int]) -> list[dict[str, Any]]:
     here = (source.ra_deg, source.dec_deg)
     near = (
         Image.objects.current()
-        .filter(InCells(*here, LARGEST_TILE_RADIUS_DEG))
+        .filter(pk__in=Image.objects.filter(InCells(*here, LARGEST_TILE_RADIUS_DEG)).order_by().values("pk"))
         .order_by("observed_at", "id")
         .values_list("pk", "name", "observed_at", "catalogue", "kind", "ra_deg", "dec_deg", "radius_deg")
     )

@@ -26,6 +26,12 @@ def products_root(tmp_path: Path, settings) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def static_files_are_looked_for_when_asked(settings) -> None:
+    """Every test client starts the middleware anew, and each time WhiteNoise would list all files."""
+    settings.WHITENOISE_AUTOREFRESH = True
+
+
+@pytest.fixture(autouse=True)
 def unknown_installation() -> None:
     """The database of one test may be another than that of the last."""
     database_tag.cache_clear()

@@ -80,9 +80,9 @@ class KeysetPagination(BasePagination):
 
     def _read(self, queryset: QuerySet[Any], cursor: Cursor, wanted: int, until: float) -> list[Any]:
         """PostgreSQL knows what is rare. SQLite reads the index of the order whatever the filter: where that takes
-        long, what matches is found first, and then sorted.
+        long, what matches is found first, and then sorted. A distance has no index.
         """
-        if connections[queryset.db].vendor == "sqlite":
+        if connections[queryset.db].vendor == "sqlite" and self.order.name not in queryset.query.annotations:
             now = time.monotonic()
             with suppress(QueryTooSlow), limited(now + (until - now) / 3):
                 return self.order.read(queryset, cursor, wanted)
@@ -178,8 +178,15 @@ class Order:
     def parsed(self, written: Any) -> Any:
         return self.field.to_python(written)
 
-    def read(self, queryset: QuerySet[Any], cursor: Cursor, wanted: int) -> list[Any]:
+    def read(self, queryset: Any, cursor: Cursor, wanted: int) -> list[Any]:
         """`wanted` rows at most, in reading direction."""
+        if self.name == "separation_deg" and not self.descending and not cursor.backward:
+            for inner in queryset.inner_parts(beyond_deg=cursor.after.value if cursor.after else 0.0):
+                if len(rows := self._read(inner, cursor, wanted)) >= wanted:
+                    return rows
+        return self._read(queryset, cursor, wanted)
+
+    def _read(self, queryset: QuerySet[Any], cursor: Cursor, wanted: int) -> list[Any]:
         rows: list[Any] = []
         for part in self._parts(queryset, cursor):
             rows += part[: wanted - len(rows)]

@@ -114,7 +114,9 @@ class _Rows(BaseIterable):
         text, all_params = compiler.as_sql()
         statement = _Statement.of(text, compiler, self.fields, self.sources)
         # Whatever else takes a parameter, such as an annotation, is compiled each time.
-        if not query.annotation_select and tuple(all_params) == tuple(params) and len(_statements) < MOST_STATEMENTS:
+        if not query.annotation_select and tuple(all_params) == tuple(params):
+            if len(_statements) >= MOST_STATEMENTS:  # those that are asked for come back
+                _statements.clear()
             _statements[key] = statement
         return statement, all_params
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.cache import cache
 from rest_framework.test import APIClient
 
 from access.services import create_token
@@ -86,6 +87,13 @@ def test_threads_of_a_process_let_through_as_many_as_the_limit_says():
         waits = list(threads.map(lambda _: count("address:192.0.2.1", "500/d"), range(700)))
     assert waits.count(None) == 500
     assert count("address:192.0.2.1", "500/d") > 0
+
+
+def test_a_cache_that_is_emptied_meanwhile_counts_anew(monkeypatch):
+    assert count("address:192.0.2.1", "2/d") is None
+    add = cache.add
+    monkeypatch.setattr(cache, "add", lambda *entry: (add(*entry), cache.clear())[0] and False)
+    assert count("address:192.0.2.2", "2/d") is None
 
 
 def test_processes_together_let_through_no_more_than_the_limit_and_hardly_fewer(install):

@@ -260,6 +260,29 @@ def test_a_cone_is_paged_nearest_first(api):
     assert found == [row.pk for row in rows]
 
 
+@pytest.mark.parametrize(("ra_deg", "dec_deg"), [(100.0, 20.0), (0.01, -3.0), (210.0, 89.5)])
+@pytest.mark.parametrize("limit", [3, 20])
+def test_pages_of_a_wide_cone_are_the_sorted_whole_both_ways(api, ra_deg, dec_deg, limit):
+    """Its first pages are found around its centre, for as long as there is enough (PositionQuerySet.inner_parts)."""
+    centre = SkyCoord(ra_deg, dec_deg, unit=u.deg)
+    distances_deg = [0.02 * n for n in range(20)] + [0.02, 0.02, 0.625, 0.625, 2.5, 2.499, 2.501, 3, 5, 7, 9.99, 10.1]
+    places = [centre.directional_offset_by(37 * n * u.deg, away * u.deg) for n, away in enumerate(distances_deg)]
+    rows = [SourceFactory(ra_deg=float(place.ra.deg), dec_deg=float(place.dec.deg)) for place in places]
+    url = f"{SOURCES}?ra_deg={ra_deg}&dec_deg={dec_deg}&radius_deg=10&limit={limit}"
+    pages, previous = [], None
+    while url:
+        body = api.get(url).json()
+        pages.append([(row["separation_deg"], row["id"]) for row in body["results"]])
+        url, previous = body["next"], body["previous"]
+    whole = [row for page in pages for row in page]
+    assert whole == sorted(whole)
+    assert {pk for _, pk in whole} == {row.pk for row in rows[:-1]}
+    for page in reversed(pages[:-1]):
+        body = api.get(previous).json()
+        assert [row["id"] for row in body["results"]] == [pk for _, pk in page]
+        previous = body["previous"]
+
+
 def test_a_cone_may_be_ordered_otherwise_and_filtered_further(api):
     near, far = SourceFactory(ra_deg=100, dec_deg=0, eta=1.0), SourceFactory(ra_deg=100.1, dec_deg=0, eta=2.0)
     cone = {"ra_deg": 100, "dec_deg": 0, "radius_deg": 1}
