@@ -243,7 +243,8 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(name, install, t
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 0x7F
     damaged.write_bytes(content)
-    with pytest.raises(CommandError, match=r"backup_damaged|dump_damaged"):
+    # In the manifest the byte may be one of a migration's name, which is then one that nobody knows.
+    with pytest.raises(CommandError, match=r"backup_damaged|dump_damaged|backup_does_not_fit"):
         restored(path)
     assert connection.introspection.table_names() == []
 
