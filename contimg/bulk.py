@@ -9,14 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection, models
 from django.db.models.expressions import RawSQL
 
 ROWS_AT_ONCE = 20_000
-_CACHE_KIB, _DEFAULT_CACHE_KIB = 65536, 2000  # of SQLite, whose default holds no index of much
 _DIALECTS = {  # the values of a row, and all rows
     "sqlite": ("json_extract(value, '$[{position}]')", "json_each(%s)"),
     "postgresql": ("CAST(value ->> {position} AS {type})", "json_array_elements(CAST(%s AS json))"),
@@ -47,22 +45,9 @@ def insert_like(template: models.Model, columns: Sequence[str], rows: Iterable[S
     selected = ", ".join((*values, *["%s"] * len(same)))
     statement = f"INSERT INTO {connection.ops.quote_name(meta.db_table)} ({quoted}) SELECT {selected} FROM {source}"  # noqa: S608 - names of the model
     some = _prepared([fields[name] for name in columns], rows)
-    with connection.cursor() as cursor, _cached_indexes():
+    with connection.cursor() as cursor:
         while chunk := list(itertools.islice(some, ROWS_AT_ONCE)):
             cursor.execute(statement, [*same.values(), json.dumps(chunk)])
-
-
-@contextmanager
-def _cached_indexes() -> Iterator[None]:
-    """Of 300 000 rows half as many again in a second (of a million no more), for 64 MiB that are given back."""
-    if connection.vendor != "sqlite":
-        yield
-        return
-    connection.connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
-    try:
-        yield
-    finally:
-        connection.connection.execute(f"PRAGMA cache_size=-{_DEFAULT_CACHE_KIB}")
 
 
 def _prepared(fields: Sequence[models.Field[Any, Any]], rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:

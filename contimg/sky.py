@@ -169,10 +169,7 @@ class InCells(Func):
         self.extra |= {"ranges": cone_ranges(ra_deg, dec_deg, radius_deg), "radius_deg": radius_deg}
 
     def as_sql(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        cell, _ = compiler.compile(self.source_expressions[0])
-        ranges = self.extra["ranges"]
-        within = " OR ".join([f"({cell} >= %s AND {cell} < %s)"] * len(ranges))
-        return f"({within})", [bound for pair in ranges for bound in pair]
+        return self._within(compiler.compile(self.source_expressions[0])[0])
 
     def as_sqlite(self, compiler: SQLCompiler, connection: Any, **extra: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
         """Of a narrow cone found first, whatever else is asked: beside an ordering or another filter SQLite would leave
@@ -182,11 +179,16 @@ class InCells(Func):
             return self.as_sql(compiler, connection)
         column: Any = self.source_expressions[0]
         meta = column.target.model._meta
-        table, key, cell = map(compiler.quote_name_unless_alias, (meta.db_table, meta.pk.column, column.target.column))
+        table, key, cell, alias = map(
+            compiler.quote_name_unless_alias, (meta.db_table, meta.pk.column, column.target.column, column.alias)
+        )
+        within, bounds = self._within(cell)
+        return f"{alias}.{key} IN (SELECT {key} FROM {table} WHERE {within})", bounds  # noqa: S608 - names of the model
+
+    def _within(self, cell: str) -> tuple[str, list[Any]]:
         ranges = self.extra["ranges"]
         within = " OR ".join([f"({cell} >= %s AND {cell} < %s)"] * len(ranges))
-        row = f"{compiler.quote_name_unless_alias(column.alias)}.{key}"
-        return f"{row} IN (SELECT {key} FROM {table} WHERE {within})", [bound for pair in ranges for bound in pair]  # noqa: S608 - names of the model
+        return f"({within})", [bound for pair in ranges for bound in pair]
 
 
 class PositionQuerySet(models.QuerySet):
@@ -227,7 +229,7 @@ class PositionQuerySet(models.QuerySet):
 def _narrow(where: WhereNode, cells: InCells) -> None:
     """Put these cells in the place of those of a cone: beside them SQLite would go through the wide one's too."""
     for at, child in enumerate(where.children):
-        if isinstance(child, WhereNode):  # of this query alone: a queryset copies them, and no expression
+        if isinstance(child, WhereNode):  # of this query alone, which a lookup in it is not
             _narrow(child, cells)
         elif isinstance(child, Exact) and isinstance(child.lhs, InCells):
             narrowed = where.children[at] = copy.copy(child)

@@ -1,7 +1,7 @@
 """Backups: the database of one moment, the list of the products that it names, and a manifest of both.
 
     FOLDER/contimg-20260310T061000Z-1f2e3d4c/
-        manifest.json       what made it and when, migrations, rows by table, and size and SHA-256 of the other two
+        manifest.json       what made it and when, migrations, rows by table, sizes and SHA-256 of the files
         database.sqlite3    or database.dump, as `pg_dump --format=custom` writes it
         products.csv        kind, id, root, path, size_bytes, checksum: as recorded, each path relative to its root
 
@@ -18,7 +18,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from contimg.dumps import DumpFailed, PostgreSQL, SQLite, dumper
 from contimg.exceptions import ContimgError, InvalidInput
 from contimg.models import Installation
 from contimg.products import (
+    digest,
     file_checksum,
     is_gone,
     make_durable,
@@ -79,7 +80,10 @@ class BackupDoesNotFit(InvalidInput):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`rows` are of every table of the database, `files` have `size_bytes` and `sha256` by name."""
+    """`rows` are of every table of the database, `files` have `size_bytes` and `sha256` by name.
+
+    `sha256` is of all the rest, so that a damaged one is not taken for that of another version; "" in older backups.
+    """
 
     format: int
     contimg: str
@@ -90,6 +94,10 @@ class Manifest:
     rows: dict[str, int]
     n_products: int
     files: dict[str, dict[str, Any]]
+    sha256: str = ""
+
+    def sealed(self) -> Manifest:
+        return replace(self, sha256=digest(asdict(replace(self, sha256=""))))
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ def _write(folder: Path, told: Told) -> Manifest:
     manifest = Manifest(
         FORMAT, contimg.__version__, timezone.now().isoformat(), key, connection.vendor, migrations, rows, n_products,
         files,
-    )  # fmt: skip
+    ).sealed()  # fmt: skip
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2))
     make_durable(folder)
     return manifest
@@ -285,16 +293,18 @@ def _backups_in(folder: Path) -> Iterator[Backup]:
 def read_backup(path: Path) -> Backup:
     """By its manifest. Raises NotABackup and BackupDamaged."""
     try:
-        text = (path / MANIFEST).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        content = (path / MANIFEST).read_bytes()
+    except OSError as error:
         raise NotABackup(
             f"{path} has no manifest of a backup; give the folder that `manage.py backup` named."
         ) from error
     damaged = f"The manifest of {path.name} is damaged; take another backup."
     try:
-        manifest = Manifest(**json.loads(text))
+        manifest = Manifest(**json.loads(content))
     except (ValueError, TypeError) as error:
         raise BackupDamaged(damaged) from error
+    if manifest.sha256 and manifest != manifest.sealed():
+        raise BackupDamaged(damaged)
     if manifest.format != FORMAT:
         raise BackupDoesNotFit(
             f"{path.name} is of format {manifest.format}; restore it with contimg {manifest.contimg}."
