@@ -44,7 +44,6 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
 FROZEN_S = 5.0  # a look that took longer: this process did not run meanwhile
-HEARTBEATS_PER_LEASE = 6
 TERM_GRACE_S = 2.0
 START_LIMIT_S = 300.0  # of a new process on a busy machine, which is not the stage's time
 WORK_S_PER_CHILD = 600.0  # engines leak; a new process costs three seconds
@@ -292,7 +291,7 @@ class Executor:
         """Look for a cancel, and renew the lease in time. A database that is away for a moment is asked again."""
         try:
             transitions.look(held)
-            if now - beat >= settings.CONTIMG_LEASE_S / HEARTBEATS_PER_LEASE:
+            if now - beat >= settings.CONTIMG_LEASE_S / transitions.HEARTBEATS_PER_LEASE:
                 transitions.renew(held, progress=progress)
                 tell_back()
                 return now

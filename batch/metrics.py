@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from batch.models import Attempt, Batch, Item
 from batch.state import newest_group, pipeline_state, unprocessed_groups
-from contimg.api.pagination import count
+from contimg.api.counts import count
 from contimg.products import disk_usages
 from images.models import Image
 from observations.models import MeasurementSet

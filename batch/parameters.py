@@ -45,9 +45,6 @@ class ParametersSerializer(ImagingParametersSerializer):
         ref_name = "Parameters"
 
 
-IMAGING = ("size_px", "pixel_arcsec", "robust", "niter")
-
-
 def defaults() -> dict[str, Any]:
     """What each parameter is when nobody says; read when a batch is made, so that it keeps what it was made with."""
     return {

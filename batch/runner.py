@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from batch import transitions
-from batch.executor import Executor, record_ending
+from batch.executor import ChildDied, Executor, record_ending
 from batch.models import Batch
 from batch.presence import present, tell_away, unless_away, when_back
 from batch.services import NothingToCancel, cancel_batch
@@ -135,9 +135,11 @@ def _leases_kept() -> Iterator[None]:
         return
     command = [sys.executable, "-m", "batch.heartbeat", this_process()]
     with subprocess.Popen(  # noqa: S603 - our own module
-        command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, start_new_session=True
+        command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as heartbeat:
         try:
+            if heartbeat.stdout is None or not heartbeat.stdout.readline():
+                raise ChildDied(f"The process that keeps the leases ended with exit status {heartbeat.wait()}.")
             yield
         finally:
             heartbeat.kill()

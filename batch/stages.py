@@ -19,7 +19,6 @@ from django.db.models import Model, QuerySet
 from django.utils.module_loading import import_string
 
 from batch.models import UNFINISHED, Item, StageName
-from batch.parameters import IMAGING
 from calibration.models import CalibrationTable, FlagTable
 from calibration.services import (
     CalibrationGateFailed,
@@ -62,6 +61,7 @@ from sources.services import (
 Record = Callable[[], object]
 Row = TypeVar("Row", bound=Model)
 GB = 1_000_000_000
+IMAGING = ("size_px", "pixel_arcsec", "robust", "niter")
 
 
 class StageNotReady(ContimgError):

@@ -35,6 +35,7 @@ WAITING_FOR_TILES = "waiting_for_tiles"
 CALIBRATING = (StageName.CONVERT, StageName.CALIBRATE)
 STOPPED: dict[str, Any] = {"error_code": "cancelled", "error_detail": "Stopped on request."}
 CLAIM_TRIES = 3
+HEARTBEATS_PER_LEASE = 6
 BACKOFF_S = 10.0
 MAX_BACKOFF_S = 600.0
 

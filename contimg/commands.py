@@ -99,6 +99,7 @@ class NotText(InvalidInput):
 class ContimgCommand(BaseCommand):
     """Refuses to start on a database that was not migrated; our errors end it with their sentence and code."""
 
+    requires_system_checks = ("contimg",)  # of the settings; `manage.py check` has all, and they take a second
     needs_migrated_database = True
 
     def check(self, *args: Any, **options: Any) -> None:

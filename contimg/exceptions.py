@@ -11,6 +11,7 @@ class ContimgError(Exception):
     status = 500
     permanent = True
     retry_after_s = 30  # of a 503
+    for_readers = ""  # said over HTTP where the message is advice to an operator
 
 
 class InvalidInput(ContimgError):
@@ -38,6 +39,7 @@ class ProductsAway(ContimgError):
 
     code = "products_away"
     status = 503
+    for_readers = "The disk with the products is away just now; what the database knows is still answered."
 
 
 class OutsideRoot(InvalidInput):

@@ -29,11 +29,11 @@ class SlashMiddleware(CommonMiddleware):
 
 
 class ConditionalMiddleware(ConditionalGetMiddleware):
-    """A 412 in the shape of every error, where Django's is empty; and a 304 says what is deprecated as the whole answer
-    does, since clients that send ETags see nothing else."""
+    """A 412 in the shape of every error, where Django's is empty; and both it and a 304 say what is deprecated as the
+    whole answer does, since clients that send ETags see nothing else."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         answer = super().process_response(request, response)
         if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
-            return precondition_failed(request)
+            answer = precondition_failed(request)
         return told_again(answer, of=response)

@@ -19,8 +19,8 @@ from rest_framework.views import APIView
 
 from batch.models import Batch, BatchState, Item, State
 from calibration.models import CalibrationTable
+from contimg.api.counts import count
 from contimg.api.filters import refuse_unknown
-from contimg.api.pagination import count
 from contimg.api.reuse import ALWAYS, reused
 from contimg.models import Grade
 from images.models import Image

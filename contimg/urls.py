@@ -88,6 +88,7 @@ LOGINS = [
     path("logout/", LogoutView.as_view(), name="logout"),
 ]
 
+admin.autodiscover()
 urlpatterns = [
     path("", views.start, name="start"),
     path("api/", RedirectView.as_view(pattern_name="api-root")),

@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from calibration.models import CalibrationTable
-from contimg.api.pagination import count
+from contimg.api.counts import count
 from images.models import Image
 from observations.models import MeasurementSet, SubbandGroup
 from sources.models import Measurement, Source

@@ -12,6 +12,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
 from rest_framework.test import APIClient
 
+from access import throttles
 from contimg.products import WORK_FOLDER, database_tag
 
 pytest_plugins = ["tests.science"]
@@ -41,6 +42,7 @@ def unknown_installation() -> None:
 def nobody_was_counted() -> None:
     """The throttles of one test know nothing of another's requests."""
     cache.clear()
+    throttles._lots.clear()
 
 
 @pytest.fixture

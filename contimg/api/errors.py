@@ -94,7 +94,7 @@ class _Failure(APIException):
 class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, ContimgError):
-            detail = without_server_paths(str(exc))
+            detail = exc.for_readers or without_server_paths(str(exc))
             return _Failure(status=exc.status, code=exc.code, detail=detail, retry_after_s=exc.retry_after_s)
         if isinstance(exc, RequestDataTooBig):
             return _Failure(

@@ -7,6 +7,7 @@ Units are those in the names. astropy's writer of VOTables wants all rows at onc
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -46,6 +47,7 @@ UCDS = {
     "snr": "stat.snr",
     "is_forced": "meta.code;obs.param", "upper_limit_jy": f"{_FLUX};stat.max",
 }  # fmt: skip
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, section 2.2
 _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3">
 <RESOURCE type="results">
@@ -111,7 +113,9 @@ def _votable(name: str, fields: Mapping[str, Any], pages: Iterable[list[dict[str
 def _cell(value: Any) -> str:
     if value is None:
         return "<TD/>"
-    return f"<TD>{escape(value) if isinstance(value, str) else _word(value)}</TD>"
+    if isinstance(value, str):
+        value = escape(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", value))
+    return f"<TD>{_word(value)}</TD>"
 
 
 def _field(name: str, field: serializers.Field) -> str:

@@ -38,9 +38,7 @@ def file_answers(*media_types: str, is_made: bool = False) -> dict[Any, Any]:
     return {**whole_or_part, **dict.fromkeys((410, 416, *((422,) if is_made else ())), ProblemSerializer)}
 
 
-def file_response(
-    request: Request, path: Path, *, content_type: str, etag: str, name: str = ""
-) -> StreamingHttpResponse:
+def file_response(request: Request, path: Path, *, content_type: str, etag: str, name: str = "") -> HttpResponseBase:
     """The file, or the part of it that the Range header names; `name` is what it is saved as, where not as it is.
 
     Several ranges, other units and an If-Range that names another version get the whole file, as the RFC allows.
@@ -56,9 +54,7 @@ def file_response(
     return response
 
 
-def content_response(
-    request: Request, content: bytes, *, name: str, content_type: str, etag: str
-) -> StreamingHttpResponse:
+def content_response(request: Request, content: bytes, *, name: str, content_type: str, etag: str) -> HttpResponseBase:
     """The same of a small file that is made for the request and not on disk."""
     return _response(
         request,
@@ -94,7 +90,9 @@ def _response(
     name: str,
     content_type: str,
     etag: str,
-) -> StreamingHttpResponse:
+) -> HttpResponseBase:
+    if (unchanged := not_modified(request, etag=etag)) is not None:
+        return unchanged  # whatever range of it is asked for (RFC 9110 section 13.2.2)
     quoted = f'"{etag}"'
     span = _span(request, size) if request.headers.get("If-Range", quoted) == quoted else None
     first, last = span or (0, size - 1)

@@ -13,18 +13,17 @@ out of range is silently replaced. All but the links would have been overridden.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
 from django.core.signing import BadSignature, Signer
 from django.db import connections, models
-from django.db.models import GeneratedField, Max, QuerySet
+from django.db.models import GeneratedField, QuerySet
 from django.template.loader import render_to_string
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import BasePagination
@@ -33,12 +32,12 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import remove_query_param, replace_query_param
 from rest_framework.views import APIView
 
+from contimg.api.counts import MAX_EXACT_COUNT, count
 from contimg.api.limits import QueryTooSlow, limited
 from contimg.api.renderers import time_text
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
-MAX_EXACT_COUNT = 10_000
 PARAMETERS = ("cursor", "limit", "count")
 _COUNTED = f"Add the count: exact to {MAX_EXACT_COUNT}, an estimate above, and where an exact one takes too long."
 
@@ -172,7 +171,10 @@ class Order:
 
     def position(self, row: Any) -> Position:
         if isinstance(row, dict):
-            return Position(row[self.name], row["id"])
+            value = row[self.name]
+            if isinstance(value, datetime):  # without its zone from SQLite (contimg/api/rows.py)
+                value = value.replace(tzinfo=UTC)
+            return Position(value, row["id"])
         return Position(getattr(row, self.name), row.pk)
 
     def parsed(self, written: Any) -> Any:
@@ -226,33 +228,6 @@ class Order:
                 yield rows.filter(**{f"{self.name}__{beyond}": after.value})
         for part in parts:
             yield part()
-
-
-def count(queryset: QuerySet[Any], *, until: float = math.inf, at_least: int = 0) -> dict[str, Any]:
-    """Exact while that reads few rows, and takes half of the time that there is until `until`; an estimate above.
-
-    `at_least` so many are known to be there.
-    """
-    rows = queryset.order_by()
-    try:
-        with limited((time.monotonic() + until) / 2):
-            exact = rows[: MAX_EXACT_COUNT + 1].count()
-    except QueryTooSlow:
-        exact = at_least
-    else:
-        if exact <= MAX_EXACT_COUNT:
-            return {"count": exact, "count_is_estimate": False}
-    return {"count": max(exact, _estimated_count(rows)), "count_is_estimate": True}
-
-
-def _estimated_count(queryset: QuerySet[Any]) -> int:
-    """The planner's figure where the planner has one; elsewhere the share of a sample of evenly spaced ids."""
-    if connections[queryset.db].vendor == "postgresql":
-        return int(json.loads(queryset.explain(format="json"))[0]["Plan"]["Plan Rows"])
-    last = queryset.model._default_manager.aggregate(last=Max("pk"))["last"] or 0
-    size = 900
-    found = queryset.filter(pk__in={last * step // size for step in range(1, size + 1)}).count()
-    return round(last * found / size)
 
 
 def _output_field(queryset: QuerySet[Any], name: str) -> models.Field[Any, Any]:

@@ -41,10 +41,7 @@ def events(installation: Installation, kind: str) -> list[dict]:
 
 def told(installation: Installation, kind: str, n: int = 1) -> list[dict]:
     """The events of a kind, when there are so many."""
-    end = time.monotonic() + 60
-    while len(events(installation, kind)) < n:
-        assert time.monotonic() < end, installation.said()
-        time.sleep(0.05)
+    until(lambda: len(events(installation, kind)) >= n, within_s=60)
     return events(installation, kind)
 
 

@@ -49,6 +49,7 @@ def test_a_disk_that_is_not_mounted_is_said_and_no_file_is_called_lost(api, imag
     products_root.rename(products_root.with_name("away"))
     response = api.get(f"/api/v1/images/{image.pk}/{form}")
     assert (response.status_code, response.json()["code"]) == (503, "products_away")
+    assert "mkdir" not in response.json()["detail"], "that is for the operator at the console"
     assert not products_root.exists()
 
 
@@ -100,6 +101,12 @@ def test_a_range_outside_of_the_file_is_416_with_the_size(api, image, asked):
 def test_a_range_that_means_nothing_gets_the_whole_file(api, image, asked):
     response = fits(api, image, range=asked)
     assert (response.status_code, len(body(response))) == (200, SIZE)
+
+
+def test_who_has_this_version_is_told_so_whatever_range_he_asks_for(api, image):
+    etag = fits(api, image).headers["ETag"]
+    asked = [{}, {"range": "bytes=0-1"}, {"range": f"bytes={SIZE}-"}]
+    assert [fits(api, image, **{"if-none-match": etag, **one}).status_code for one in asked] == [304] * 3
 
 
 def test_a_range_of_another_version_gets_the_whole_file(api, image):

@@ -53,6 +53,12 @@ def test_a_refusal_says_it_too_and_so_does_head(api):
     assert api.head(IMAGES, {"mosaic_of__isnull": "true"}).headers.keys() >= HEADERS
 
 
+def test_who_expects_another_version_is_told_too(api):
+    answer = api.get(f"{IMAGES}?mosaic_of__isnull=false", headers={"if-match": '"another"'})
+    assert answer.status_code == 412
+    assert answer.headers.keys() >= HEADERS
+
+
 @pytest.mark.parametrize("method", ["get", "head"])
 def test_who_has_the_answer_already_is_told_too(api, method):
     asked = f"{IMAGES}?mosaic_of__isnull=false"

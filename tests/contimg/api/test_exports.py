@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import tracemalloc
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -77,6 +79,16 @@ def test_votable_is_read_by_astropy_with_units_and_nulls(api, sky, prefix):
             else:
                 assert got == said
         assert str(field.unit or "").replace(" ", "") == (meanings.unit(field.name) or "")
+
+
+@pytest.mark.parametrize(
+    "character", ["\x00", "\x0b", "\x1f", "\ufffe", "\uffff", "<", "&", "\t", "\x7f", "\U0001f52d"]
+)
+def test_a_votable_holds_what_xml_cannot_as_a_replacement_character(character):
+    text = "".join(exports._votable("images", {}, [[{"name": f"a{character}b"}]]))
+    ElementTree.fromstring(text)  # noqa: S314 - our own
+    kept = escape(character) if character in "<&\t\x7f\U0001f52d" else "\ufffd"
+    assert f"<TD>a{kept}b</TD>" in text
 
 
 def test_every_exported_field_has_a_valid_descriptor_and_the_unit_in_its_name():

@@ -15,8 +15,8 @@ from django.db.models import BooleanField
 from django.db.models.expressions import RawSQL
 from rest_framework.test import APIClient
 
+from contimg.api.counts import count
 from contimg.api.exports import CsvRenderer
-from contimg.api.pagination import count
 from contimg.bulk import insert_like
 from contimg.sky import healpix_indices
 from contimg.urls import router

@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from contimg.api import pagination
+from contimg.api import counts, pagination
 from contimg.urls import router
 from images.models import Image
 from sources.models import Source
@@ -183,7 +183,7 @@ def test_a_count_is_given_when_asked_for(api):
 
 
 def test_a_count_above_the_cap_is_an_estimate_near_the_truth(api, monkeypatch):
-    monkeypatch.setattr(pagination, "MAX_EXACT_COUNT", 100)
+    monkeypatch.setattr(counts, "MAX_EXACT_COUNT", 100)
     Source.objects.bulk_create(SourceFactory.build_batch(2000))
     Source.objects.filter(pk__in=Source.objects.order_by("id").values("pk")[:500]).update(is_variable=True)
     if connection.vendor == "postgresql":
