@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import shutil
@@ -148,6 +150,7 @@ def _pointed_at(database: Mapping[str, Any]) -> Iterator[None]:
         connections.settings["default"], connections["default"] = before, connection
 
 
+@functools.cache
 def _described(url: str) -> dict[str, Any]:
     """As the settings describe a database at this address."""
     script = "import json; from contimg.settings import DATABASES; print(json.dumps(DATABASES['default'], default=str))"
@@ -159,29 +162,51 @@ def _described(url: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], str]]:
-    """The address of a migrated database of an engine, which is copied for each test."""
-    made: dict[str, str] = {}
+def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """A migrated database of an engine, which is copied for each test: made by the first process of a run that needs it
+    and, on PostgreSQL, dropped by the last.
+    """
+    folder: Path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    names = {engine: folder / f"template_of_{engine}" for engine in DATABASES}
+
+    def of(engine: str) -> dict[str, Any]:
+        with _locked(folder / f"{engine}.lock"):
+            if not names[engine].exists():
+                url = _template(engine, folder)
+                with django_db_blocker.unblock(), _pointed_at(_described(url)):
+                    call_command("migrate", verbosity=0)
+                names[engine].write_text(url)
+            return _described(names[engine].read_text())
+
+    with (folder / "templates.lock").open("w") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        yield of
+        fcntl.flock(users, fcntl.LOCK_UN)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if names["postgres"].exists():
+                name = names["postgres"].read_text().rpartition("/")[2]
+                run_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _template(engine: str, folder: Path) -> str:
+    if engine == "sqlite":
+        return f"sqlite:///{folder / 'template.sqlite3'}"
     name = f"contimg_template_{uuid.uuid4().hex[:8]}"
+    try:
+        run_sql(f"CREATE DATABASE {name}")
+    except Exception as error:  # noqa: BLE001 - whatever the driver says, there is no server to test on
+        skip_or_fail(f"SKIPPED: no PostgreSQL server answers ({error}).")
+    return _postgres(name)
 
-    def of(engine: str) -> str:
-        if engine not in made:
-            if engine == "postgres":
-                try:
-                    run_sql(f"CREATE DATABASE {name}")
-                except Exception as error:  # noqa: BLE001 - whatever the driver says, there is no server to test on
-                    skip_or_fail(f"SKIPPED: no PostgreSQL server answers ({error}).")
-                url = _postgres(name)
-            else:
-                url = f"sqlite:///{tmp_path_factory.mktemp('template') / 'template.sqlite3'}"
-            with django_db_blocker.unblock(), _pointed_at(_described(url)):
-                call_command("migrate", verbosity=0)
-            made[engine] = url
-        return made[engine]
 
-    yield of
-    if "postgres" in made:
-        run_sql(f"DROP DATABASE {name} WITH (FORCE)")
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -196,15 +221,16 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             folder = Path(tempfile.mkdtemp(prefix="installation", dir=tmp_path))
             (folder / "products").mkdir(parents=True)
             if "://" in engine:
-                url = engine
+                url, database = engine, _described(engine)
             elif engine == "postgres":
-                name = f"contimg_{uuid.uuid4().hex[:8]}"
-                run_sql(f"CREATE DATABASE {name} TEMPLATE {templates(engine).rpartition('/')[2]}")
+                name, template = f"contimg_{uuid.uuid4().hex[:8]}", templates(engine)
+                run_sql(f"CREATE DATABASE {name} TEMPLATE {template['NAME']}")
                 stack.callback(run_sql, f"DROP DATABASE {name} WITH (FORCE)")
-                url = _postgres(name)
+                url, database = _postgres(name), {**template, "NAME": name}
             else:
-                url = f"sqlite:///{folder / 'contimg.sqlite3'}"
-                shutil.copy(templates(engine).removeprefix("sqlite:///"), folder / "contimg.sqlite3")
+                path, template = folder / "contimg.sqlite3", templates(engine)
+                shutil.copy(template["NAME"], path)
+                url, database = f"sqlite:///{path}", {**template, "NAME": str(path)}
             environment["DJANGO_SETTINGS_MODULE"] = SETTINGS_MODULES.get(stages, "contimg.settings")
             installation = Installation(folder, url, **environment)
             for variable, value in installation.environment.items():
@@ -214,7 +240,7 @@ def install(templates, tmp_path, monkeypatch, settings, django_db_blocker) -> It
             settings.CONTIMG_STAGES = stages
             settings.CONTIMG_PRODUCTS_ROOT, settings.CONTIMG_LOG_DIR = folder / "products", folder / "logs"
             stack.enter_context(django_db_blocker.unblock())
-            stack.enter_context(_pointed_at(_described(url)))
+            stack.enter_context(_pointed_at(database))
             stack.callback(installation.kill_all)
             database_tag.cache_clear()
             if "://" in engine:

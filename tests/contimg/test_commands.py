@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import IO
 
 import pytest
 
+pytest_plugins = ["tests.batch.installation"]
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -49,12 +51,10 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, arguments, environment, 
 
 
 @pytest.fixture
-def migrated(tmp_path_factory) -> Path:
-    """The folder of an installation with nothing in it, the same for all that only read."""
-    folder = tmp_path_factory.getbasetemp() / "of_commands"
-    if not folder.exists():
-        manage(folder, "migrate", "-v", "0")
-    return folder
+def migrated(tmp_path, templates) -> Path:
+    """The folder of an installation with nothing in it."""
+    shutil.copy(templates("sqlite")["NAME"], tmp_path / "contimg.sqlite3")
+    return tmp_path
 
 
 @pytest.mark.parametrize(

@@ -345,7 +345,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_its_setting(settings, tmp_pa
 
 # --- installations ---------------------------------------------------------------------------------------------------
 @pytest.mark.once
-def test_another_database_at_the_same_address_is_another_installation_in_every_process(tmp_path):
+def test_another_database_at_the_same_address_is_another_installation_in_every_process(tmp_path, templates):
     database, elsewhere = tmp_path / "contimg.sqlite3", tmp_path / "of_the_first.sqlite3"
     address = {"DATABASE_URL": f"sqlite:///{database}"}
 
@@ -355,7 +355,7 @@ def test_another_database_at_the_same_address_is_another_installation_in_every_p
         assert asked.returncode == 0, asked.stderr
         return asked.stdout.strip()
 
-    manage(tmp_path, "migrate", "-v", "0", **address)
+    shutil.copy(templates("sqlite")["NAME"], database)
     first = tag()
     assert len(first) == 8
     assert tag() == first
