@@ -33,6 +33,7 @@ from contimg.products import (
 )
 from tests.contimg.test_commands import manage
 
+pytest_plugins = ["tests.batch.installation"]
 pytestmark = pytest.mark.django_db  # work folders are named after the installation
 
 
