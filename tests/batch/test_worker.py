@@ -16,7 +16,7 @@ from batch.models import Attempt, Batch, Item, Pause, Worker
 from batch.services import cancel_batch, create_batch
 from contimg.products import work_folders
 from observations.models import SubbandGroup
-from tests.batch.installation import COURIERS, inherited, of_courier, until
+from tests.batch.installation import COURIERS, PATIENCE, inherited, of_courier, until
 from tests.batch.trivial import behave, runs
 from tests.factories import SubbandGroupFactory
 
@@ -99,7 +99,9 @@ def test_an_item_whose_worker_died_runs_again_within_a_lease_and_a_sweep(courier
     died = time.monotonic()
     runner.kill()
     until(lambda: len(runs()) == 2, within_s=60)
-    assert time.monotonic() - died < 4 + 1 + 8, "a lease, a sweep, and the start of a process on a busy machine"
+    assert time.monotonic() - died < 4 + 1 + 8 * PATIENCE, (
+        "a lease, a sweep, and the start of a process on a busy machine"
+    )
     until(lambda: ended(batch), within_s=30)
     assert (batch.state, sizes(), item.attempts.count()) == ("done", {1}, 2)
 

@@ -21,6 +21,7 @@ from contimg.bulk import insert_like
 from contimg.sky import healpix_indices
 from contimg.urls import router
 from sources.models import Source
+from tests.batch.installation import PATIENCE
 from tests.factories import SourceFactory
 from tests.service import Unit, Web
 from tests.test_query_budgets import make_rows
@@ -72,7 +73,7 @@ def test_a_page_that_takes_too_long_is_refused_and_its_connection_has_no_limit_a
         for more in ({}, {"count": "true"}, {"limit": 1}):
             began = time.monotonic()
             assert_is_refused(api.get(SOURCES, {**CONE, **more}))
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 2 * PATIENCE
         page = api.get(SOURCES, CONE, headers={"accept": "text/html"})
         assert (page.status_code, b"query_too_slow" in page.content) == (400, True)
     assert api.get(SOURCES, {"limit": 1, "ordering": "id"}).json()["results"][0]["name"] == "s000000"
@@ -97,7 +98,7 @@ def test_who_waits_for_the_same_page_is_refused_with_it(install, settings):
     with slow(), ThreadPoolExecutor(5) as threads:
         for answer in threads.map(ask, range(5)):
             assert_is_refused(answer)
-    assert time.monotonic() - began < 3 * 0.4
+    assert time.monotonic() - began < 3 * 0.4 * PATIENCE
 
 
 def test_the_service_is_well_while_pages_take_too_long(engine, install):
@@ -113,7 +114,7 @@ def test_the_service_is_well_while_pages_take_too_long(engine, install):
         answers = threads.map(web.get, farthest)
         for _ in range(3):
             health = web.get("/health/live")
-            assert (health.status, health.seconds < limit_s + 2) == (200, True)
+            assert (health.status, health.seconds < limit_s + 2 * PATIENCE) == (200, True)
         for answer in answers:
             assert (answer.status, answer.json["code"]) == (400, "query_too_slow")
     assert web.get(f"{SOURCES}?limit=1").status == 200
