@@ -324,7 +324,7 @@ def test_a_redis_that_is_stopped_hung_or_full_makes_the_service_unthrottled_and_
     answers = [web.get(LISTING) for _ in range(40)]
     assert {answer.status for answer in answers} == {200}
     seconds = sorted(answer.seconds for answer in answers)
-    assert sum(seconds[-4:]) - 4 * statistics.median(seconds) < 1 * PATIENCE
+    assert sum(seconds[-4:]) - 4 * statistics.median(seconds) < PATIENCE
     assert web.metric("contimg_breaker_open", breaker="redis-cache") == 1
     assert web.metric("contimg_breaker_refused_total", breaker="redis-cache") > 10
     health = web.get("/health/")

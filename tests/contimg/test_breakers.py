@@ -226,7 +226,7 @@ def test_forty_requests_lose_less_than_a_second_to_a_redis_that_hangs(installati
     try:
         healthy_s = forty()
         private_redis.freeze()
-        assert forty() - healthy_s < 1 * PATIENCE
+        assert forty() - healthy_s < PATIENCE
         assert redis_cache.BREAKER.is_open
         answer = client.get("/health/")
         assert (answer.status_code, answer.json()["status"]) == (200, "warning")
