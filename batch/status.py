@@ -13,7 +13,7 @@ from calibration.models import Calibrator
 from calibration.querysets import HALF_POWER_RADIUS_DEG
 from observations.models import SubbandGroup
 from observations.services import describe, why_not
-from observations.telescope import local_sidereal_time_h, meridian_icrs, next_transit
+from observations.telescope import local_sidereal_time_h, next_transit, strip_icrs_dec_deg
 
 SHOWN = 10
 
@@ -65,7 +65,7 @@ def _next_transit(now: datetime, dec_deg: float | None) -> dict[str, Any] | None
     """The first calibrator that the strip will see."""
     if dec_deg is None:
         return None
-    _, (icrs_dec_deg,) = meridian_icrs([now], [dec_deg])
+    icrs_dec_deg = strip_icrs_dec_deg(dec_deg, now)
     near = Calibrator.objects.in_use().filter(
         dec_deg__range=(icrs_dec_deg - HALF_POWER_RADIUS_DEG, icrs_dec_deg + HALF_POWER_RADIUS_DEG)
     )

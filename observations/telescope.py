@@ -4,16 +4,18 @@ The array is a meridian drift instrument: at any moment its beam centre is the p
 the local sidereal time and whose apparent declination is that of the dishes. Catalogues are ICRS; leaving out
 precession, nutation and aberration puts that point 0.27-0.38 deg off.
 
-astropy's coordinates take a quarter of a second to load, and most commands that load this module ask for none.
+astropy's coordinates take a quarter of a second to load, and its table of the Earth's rotation two seconds; most
+commands that load this module need neither, and what people only look at does with SOFA's functions (pyerfa).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import erfa
 import numpy as np
 from numpy.typing import NDArray
 
@@ -82,22 +84,38 @@ def meridian_plane_icrs(time: datetime) -> tuple[tuple[float, float], tuple[floa
 
 def next_transit(ra_deg: float, dec_deg: float, after: datetime) -> datetime:
     """When an ICRS position next crosses the meridian (above the celestial pole), to the second."""
-    time, apparent_dec_deg = after, dec_deg
-    for _ in range(3):  # the second and third are of seconds: the meridian's ICRS position depends on the time
-        ra, dec = (float(angle[0]) for angle in meridian_icrs([time], [apparent_dec_deg]))
-        ahead_deg = (ra_deg - ra) % 360.0 if time is after else (ra_deg - ra + 180.0) % 360.0 - 180.0
-        time += timedelta(seconds=ahead_deg / 360.0 * SIDEREAL_DAY_S)
-        apparent_dec_deg = min(90.0, max(-90.0, apparent_dec_deg + dec_deg - dec))
+    time = after
+    for _ in range(3):  # the second and third are of seconds: the apparent place depends on the time
+        _, tt = _julian_dates(time)
+        ra, _, equation_of_origins = erfa.atci13(*np.radians([ra_deg, dec_deg]), 0.0, 0.0, 0.0, 0.0, *tt)
+        ahead_deg = np.degrees(ra - equation_of_origins) - 15.0 * local_sidereal_time_h(time)
+        ahead_deg = ahead_deg % 360.0 if time is after else (ahead_deg + 180.0) % 360.0 - 180.0
+        time += timedelta(seconds=float(ahead_deg) / 360.0 * SIDEREAL_DAY_S)
     return time.replace(microsecond=0)
 
 
-def local_sidereal_time_h(time: datetime) -> float:
-    """Apparent local sidereal time at an aware time, in hours: the apparent right ascension of the meridian."""
-    from astropy import units as u
-    from astropy.time import Time
+def strip_icrs_dec_deg(dec_deg: float, time: datetime) -> float:
+    """ICRS declination of the meridian at an apparent one: that of `meridian_icrs` to half an arcsecond."""
+    _, tt = _julian_dates(time)
+    ra = np.radians(15.0 * local_sidereal_time_h(time)) + erfa.eo06a(*tt)
+    return float(np.degrees(erfa.atic13(ra, np.radians(dec_deg), *tt)[1]))
 
-    use_bundled_iers()
-    return float(Time(time).sidereal_time("apparent", longitude=LONGITUDE_DEG * u.deg).hour)
+
+def local_sidereal_time_h(time: datetime) -> float:
+    """Apparent local sidereal time at an aware time, in hours: the apparent right ascension of the meridian.
+
+    UT1 is taken for UTC, from which it is never 0.9 s away: people look at this, and astropy reads its table for two
+    seconds.
+    """
+    utc, tt = _julian_dates(time)
+    return float((np.degrees(erfa.gst06a(*utc, *tt)) + LONGITUDE_DEG) / 15.0 % 24.0)
+
+
+def _julian_dates(time: datetime) -> tuple[tuple[float, float], tuple[float, float]]:
+    """In UTC and in terrestrial time, each in two parts, as SOFA has it."""
+    at = time.astimezone(UTC)
+    utc = erfa.dtf2d("UTC", at.year, at.month, at.day, at.hour, at.minute, at.second + at.microsecond / 1e6)
+    return utc, erfa.taitt(*erfa.utctai(*utc))
 
 
 def apparent_dec_deg(azimuth_deg: float, elevation_deg: float, latitude_deg: float = LATITUDE_DEG) -> float:

@@ -6,7 +6,17 @@ import pytest
 from astropy.coordinates import AltAz, SkyCoord
 from astropy.time import Time
 
-from observations.telescope import LATITUDE_DEG, apparent_dec_deg, location, meridian_icrs
+from observations.telescope import (
+    LATITUDE_DEG,
+    LONGITUDE_DEG,
+    apparent_dec_deg,
+    local_sidereal_time_h,
+    location,
+    meridian_icrs,
+    next_transit,
+    strip_icrs_dec_deg,
+    use_bundled_iers,
+)
 
 NIGHT = datetime(2025, 3, 1, 4, 0, 0, tzinfo=UTC)
 
@@ -52,3 +62,16 @@ def test_no_positions_are_no_positions():
 )
 def test_the_declination_of_a_horizontal_direction(azimuth_deg, elevation_deg, dec_deg):
     assert apparent_dec_deg(azimuth_deg, elevation_deg) == pytest.approx(dec_deg, abs=1e-9)
+
+
+@pytest.mark.parametrize("days", [0, 100, 355, 600])
+@pytest.mark.parametrize("dec_deg", [-30.0, 16.1, LATITUDE_DEG, 75.0])
+def test_what_people_look_at_is_astropys_to_a_second_and_an_arcsecond(days, dec_deg):
+    use_bundled_iers()
+    at = NIGHT + timedelta(days=days)
+    sidereal_h = Time(at).sidereal_time("apparent", longitude=LONGITUDE_DEG * u.deg).hour
+    assert (local_sidereal_time_h(at) - sidereal_h + 12) % 24 - 12 == pytest.approx(0, abs=1 / 3600)
+    (icrs_ra_deg,), (icrs_dec_deg,) = meridian_icrs([at], [dec_deg])
+    assert strip_icrs_dec_deg(dec_deg, at) == pytest.approx(icrs_dec_deg, abs=1 / 3600)
+    for before in (timedelta(minutes=1), timedelta(hours=23)):
+        assert abs(next_transit(icrs_ra_deg, icrs_dec_deg, at - before) - at) < timedelta(seconds=2)
