@@ -85,7 +85,7 @@ def meridian_plane_icrs(time: datetime) -> tuple[tuple[float, float], tuple[floa
 def next_transit(ra_deg: float, dec_deg: float, after: datetime) -> datetime:
     """When an ICRS position next crosses the meridian (above the celestial pole), to the second."""
     time = after
-    for _ in range(3):  # the second and third are of seconds: the apparent place depends on the time
+    for _ in range(2):  # the second is of hundredths of a second: the apparent place changes from day to day
         _, tt = _julian_dates(time)
         ra, _, equation_of_origins = erfa.atci13(*np.radians([ra_deg, dec_deg]), 0.0, 0.0, 0.0, 0.0, *tt)
         ahead_deg = np.degrees(ra - equation_of_origins) - 15.0 * local_sidereal_time_h(time)
