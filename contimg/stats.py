@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import HttpResponseBase
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 
 from batch.models import Batch, BatchState, Item, State
 from calibration.models import CalibrationTable
-from contimg.api.counts import count
+from contimg.api.counts import count_each
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import ALWAYS, reused
 from contimg.models import Grade
@@ -75,21 +75,32 @@ class StatsView(APIView):
 def stats() -> dict[str, Any]:
     recent = list(Image.objects.exclude(observed_at=None).for_listing().order_by("-observed_at", "-id")[:N_RECENT])
     return {
-        "totals": {name: count(queryset) for name, queryset in RESOURCES.items()},
-        "images_by_grade": {grade: count(Image.objects.filter(grade=grade)) for grade in Grade.values},
-        "batches_by_state": {state: count(Batch.objects.filter(state=state)) for state in BatchState.values},
-        "items_by_state": {state: count(Item.objects.filter(state=state)) for state in State.values},
+        **_counts(),
         "days": _days(recent[0].observed_at) if recent and recent[0].observed_at else [],
         "recent_images": recent,
     }
 
 
+def _counts() -> dict[str, dict[str, Any]]:
+    wanted = {("totals", name): queryset for name, queryset in RESOURCES.items()}
+    wanted |= {("images_by_grade", grade): Image.objects.filter(grade=grade) for grade in Grade.values}
+    wanted |= {("batches_by_state", state): Batch.objects.filter(state=state) for state in BatchState.values}
+    wanted |= {("items_by_state", state): Item.objects.filter(state=state) for state in State.values}
+    counts: dict[str, dict[str, Any]] = {}
+    for (heading, name), counted in zip(wanted, count_each(list(wanted.values())), strict=True):
+        counts.setdefault(heading, {})[name] = counted
+    return counts
+
+
 def _days(newest: datetime) -> list[dict[str, Any]]:
+    """All in one query: a column for each day, a row for each grade."""
     midnight = newest.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return [_day(midnight - n * DAY) for n in range(N_DAYS)]
+    days = [midnight - n * DAY for n in range(N_DAYS)]
+    of_day = {f"{day:%Y-%m-%d}": Q(observed_at__gte=day, observed_at__lt=day + DAY) for day in days}
+    images = Image.objects.filter(observed_at__gte=days[-1], observed_at__lt=midnight + DAY).order_by().values("grade")
+    grades = list(images.annotate(**{day: Count("pk", filter=within) for day, within in of_day.items()}))
+    return [_day(day, {row["grade"]: row[day] for row in grades if row[day]}) for day in of_day]
 
 
-def _day(begins: datetime) -> dict[str, Any]:
-    of_day = Image.objects.filter(observed_at__gte=begins, observed_at__lt=begins + DAY).order_by()
-    by_grade = dict(of_day.values_list("grade").annotate(n=Count("pk")).values_list("grade", "n"))
-    return {"day": begins.date(), "n_images": sum(by_grade.values()), "by_grade": by_grade}
+def _day(day: str, by_grade: dict[str, int]) -> dict[str, Any]:
+    return {"day": day, "n_images": sum(by_grade.values()), "by_grade": by_grade}

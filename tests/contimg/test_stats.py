@@ -51,7 +51,7 @@ def test_it_takes_the_same_number_of_queries_however_much_there_is(api):
     factories.ImageFactory()
     few = queries()
     factories.ImageFactory.create_batch(30)
-    assert queries() == few <= 40
+    assert queries() == few <= 8
 
 
 def test_a_parameter_means_nothing_here(api):
