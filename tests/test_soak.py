@@ -1,4 +1,4 @@
-"""Two minutes of `benchmarks/soak.py` in CI, less elsewhere; CONTIMG_TEST_SOAK_S says how long."""
+"""A minute of `benchmarks/soak.py` in CI, less elsewhere; CONTIMG_TEST_SOAK_S says how long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.batch.installation import skip_or_fail
 
-SECONDS = float(os.environ.get("CONTIMG_TEST_SOAK_S") or (120 if os.environ.get("CI") == "true" else 40))
+SECONDS = float(os.environ.get("CONTIMG_TEST_SOAK_S") or (60 if os.environ.get("CI") == "true" else 40))
 
 
 @pytest.mark.slow

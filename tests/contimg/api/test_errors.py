@@ -60,7 +60,7 @@ def test_every_error_of_ours_is_a_problem_with_the_status_and_code_of_its_class(
     failing_with(error("The file /srv/private/night1/x.hdf5 is broken; send it again."))
     response = api.get(LIST)
     body = problem_of(response, error.status, error.code)
-    assert body["detail"] == "The file x.hdf5 is broken; send it again."
+    assert body["detail"] == (error.for_readers or "The file x.hdf5 is broken; send it again.")
     assert response.headers.get("Retry-After") == (str(error.retry_after_s) if error.status == 503 else None)
 
 
