@@ -98,7 +98,7 @@ def _days(newest: datetime) -> list[dict[str, Any]]:
     days = [midnight - n * DAY for n in range(N_DAYS)]
     of_day = {f"{day:%Y-%m-%d}": Q(observed_at__gte=day, observed_at__lt=day + DAY) for day in days}
     images = Image.objects.filter(observed_at__gte=days[-1], observed_at__lt=midnight + DAY).order_by().values("grade")
-    grades = list(images.annotate(**{day: Count("pk", filter=within) for day, within in of_day.items()}))
+    grades: list[Any] = list(images.annotate(**{day: Count("pk", filter=within) for day, within in of_day.items()}))
     return [_day(day, {row["grade"]: row[day] for row in grades if row[day]}) for day in of_day]
 
 

@@ -1,6 +1,7 @@
 """WSGI entry point: `granian --interface wsgi contimg.wsgi:application`."""
 
 import contextlib
+import gc
 import os
 import sys
 
@@ -22,8 +23,18 @@ if "prometheus_client" not in sys.modules:
         share_counters(role="web", server_pid=os.getppid())
 application = get_wsgi_application()
 
+# Before the first request, which would wait for it: the addresses with all their views, and the index of the sky with
+# astropy behind it, take 1.4 s.
+import cdshealpix  # noqa: E402, F401
+
+import contimg.urls  # noqa: E402, F401
 from contimg.breakers import tend  # noqa: E402 - which count
 from contimg.metrics import tell_pool  # noqa: E402
 
 each_second(tend)
 each_second(tell_pool)
+
+# What is loaded by now lives as long as the process. Left to the collector, each of its full rounds would stop all
+# threads for 0.1 s (docs/measurements.md, "The API").
+gc.collect()
+gc.freeze()
