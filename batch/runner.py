@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import subprocess
 import sys
 import time
@@ -17,18 +18,26 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from batch import transitions
-from batch.executor import ChildDied, Executor, record_ending
+from batch.executor import START_LIMIT_S, Executor, record_ending
 from batch.models import Batch
 from batch.presence import present, tell_away, unless_away, when_back
 from batch.services import NothingToCancel, cancel_batch
 from batch.sweeper import Sweeper
 from batch.transitions import Claim, LeaseLost
 from batch.work import run
+from contimg.exceptions import ContimgError
 from contimg.products import this_process
 
 log = structlog.get_logger(__name__)
 IDLE_S = 0.2
 WATCH_EVERY_S = 0.5
+
+
+class LeasesNotKept(ContimgError):
+    """Nothing is run here that every sweeper would take for dead."""
+
+    code = "leases_not_kept"
+    status = 503
 
 
 class Crew:
@@ -116,15 +125,15 @@ def run_batch(*, batch: Batch, n_workers: int, watch: Callable[[Batch], None]) -
 
 def run_batch_here(*, batch: Batch, watch: Callable[[Batch], None]) -> Batch:
     """The same without child processes, for a debugger: nothing limits a stage, and a crash of it is ours."""
-    with present(n_processes=1), _leases_kept():
-        while held := transitions.claim(worker=this_process(), host="", batch=batch):
-            try:
+    try:
+        with present(n_processes=1), _leases_kept():
+            while held := transitions.claim(worker=this_process(), host="", batch=batch):
                 _run_here(held)
-            except KeyboardInterrupt:
-                _cancel(batch)
-                raise
-            batch.refresh_from_db()
-            watch(batch)
+                batch.refresh_from_db()
+                watch(batch)
+    except (KeyboardInterrupt, LeasesNotKept):
+        _cancel(batch)
+        raise
     return batch
 
 
@@ -138,8 +147,9 @@ def _leases_kept() -> Iterator[None]:
         command, cwd=settings.BASE_DIR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as heartbeat:
         try:
-            if heartbeat.stdout is None or not heartbeat.stdout.readline():
-                raise ChildDied(f"The process that keeps the leases ended with exit status {heartbeat.wait()}.")
+            pipe = heartbeat.stdout
+            if not (pipe and select.select([pipe], [], [], START_LIMIT_S)[0] and pipe.readline()):
+                raise LeasesNotKept("The process that keeps the leases did not start; its error is above.")
             yield
         finally:
             heartbeat.kill()

@@ -102,7 +102,12 @@ class Supervisor:
         return subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, *_command(self.stages)],
             cwd=settings.BASE_DIR,
-            env={**os.environ, "CONTIMG_WORKER_STAGES": ",".join(self.stages), **self._threads()},
+            env={
+                **os.environ,
+                "CONTIMG_WORKER_STAGES": ",".join(self.stages),
+                "CELERY_SKIP_CHECKS": "1",  # ours were made, and Django's would load all of the API
+                **self._threads(),
+            },
             preexec_fn=_end_with_parent,
             start_new_session=True,
         )

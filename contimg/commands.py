@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
@@ -99,7 +100,8 @@ class NotText(InvalidInput):
 class ContimgCommand(BaseCommand):
     """Refuses to start on a database that was not migrated; our errors end it with their sentence and code."""
 
-    requires_system_checks = ("contimg",)  # of the settings; `manage.py check` has all, and they take a second
+    # Those of our settings, and Django's of one of them; `manage.py check` has all, which take a second.
+    requires_system_checks = ("contimg", Tags.compatibility)
     needs_migrated_database = True
 
     def check(self, *args: Any, **options: Any) -> None:

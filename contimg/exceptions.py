@@ -1,7 +1,8 @@
 """The one error family.
 
-Every error that a user can meet has a class here or derives from one here, with three facts on the class:
-`code` (stable, documented in docs/errors.md), `status` (for HTTP) and `permanent` (the same input will fail again).
+Every error that a user can meet has a class here or derives from one here, with these facts on the class:
+`code` (stable, documented in docs/errors.md), `status` (for HTTP), `permanent` (the same input will fail again),
+`retry_after_s` and, where the message is advice to an operator, `for_readers`.
 The message is one sentence: what is wrong, why, and what to do.
 """
 
@@ -11,7 +12,7 @@ class ContimgError(Exception):
     status = 500
     permanent = True
     retry_after_s = 30  # of a 503
-    for_readers = ""  # said over HTTP where the message is advice to an operator
+    for_readers = ""  # said over HTTP in place of the message
 
 
 class InvalidInput(ContimgError):
@@ -39,7 +40,7 @@ class ProductsAway(ContimgError):
 
     code = "products_away"
     status = 503
-    for_readers = "The disk with the products is away just now; what the database knows is still answered."
+    for_readers = "The disk with the products is not there; what needs no file is still answered."
 
 
 class OutsideRoot(InvalidInput):

@@ -33,6 +33,8 @@ class ConditionalMiddleware(ConditionalGetMiddleware):
     whole answer does, since clients that send ETags see nothing else."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if not response.has_header("Last-Modified"):  # then the RFC has it ignored, and Django answers 412
+            request.META.pop("HTTP_IF_UNMODIFIED_SINCE", None)
         answer = super().process_response(request, response)
         if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
             answer = precondition_failed(request)

@@ -30,8 +30,8 @@ def count(queryset: QuerySet[Any], *, until: float = math.inf, at_least: int = 0
 
 
 def count_each(querysets: Sequence[QuerySet[Any]]) -> list[dict[str, Any]]:
-    """`count` of each, in one query and one more for each that gets an estimate."""
-    compiled = [_few(rows.values("pk")).query.get_compiler(rows.db).as_sql() for rows in querysets]
+    """`count` of each of these, in one query and one or two more for each that gets an estimate."""
+    compiled = [_few(rows.values("pk")).query.get_compiler(rows.db, elide_empty=False).as_sql() for rows in querysets]
     columns = ", ".join(f"(SELECT COUNT(*) FROM ({sql}) counted)" for sql, _ in compiled)  # noqa: S608 - Django's
     with connections[querysets[0].db].cursor() as cursor:
         cursor.execute(f"SELECT {columns}", [value for _, values in compiled for value in values])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,13 @@ def file_response(request: Request, path: Path, *, content_type: str, etag: str,
         raise MissingProduct(f"The file {path.name} is not on disk any more.")
     facts = path.stat()
     response = _response(
-        request, partial(_chunks, path), facts.st_size, name=name or path.name, content_type=content_type, etag=etag
+        request,
+        partial(_chunks, path),
+        facts.st_size,
+        name=name or path.name,
+        content_type=content_type,
+        etag=etag,
+        modified_s=int(facts.st_mtime),
     )
     response.headers["Last-Modified"] = http_date(facts.st_mtime)
     return response
@@ -74,9 +81,16 @@ def rendition_response(request: Request, shown: Rendition, *, name: str, content
     )
 
 
-def not_modified(request: Request, *, etag: str) -> HttpResponseBase | None:
-    """A 304 for who has this version, a 412 for who expects another, so that nothing is made for him; else None."""
-    answer = get_conditional_response(request, etag=f'"{etag}"')
+def not_modified(request: Request, *, etag: str, modified_s: int | None = None) -> HttpResponseBase | None:
+    """A 304 for who has this version, a 412 for who expects another, so that nothing is made for him; else None.
+
+    `modified_s` is when it was, in Unix time. What has no such time is not compared with any: where Django would answer
+    412, the RFC has If-Unmodified-Since ignored (RFC 9110 section 13.1.4).
+    """
+    asked = copy(request._request)
+    if modified_s is None:
+        asked.META = {name: value for name, value in asked.META.items() if name != "HTTP_IF_UNMODIFIED_SINCE"}
+    answer = get_conditional_response(asked, etag=f'"{etag}"', last_modified=modified_s)
     if answer is not None:
         answer.headers["ETag"] = f'"{etag}"'
     return answer
@@ -90,9 +104,11 @@ def _response(
     name: str,
     content_type: str,
     etag: str,
+    modified_s: int | None = None,
 ) -> HttpResponseBase:
-    if (unchanged := not_modified(request, etag=etag)) is not None:
-        return unchanged  # whatever range of it is asked for (RFC 9110 section 13.2.2)
+    # Whatever range of it is asked for (RFC 9110 section 13.2.2); also of what was asked before it was made.
+    if (unchanged := not_modified(request, etag=etag, modified_s=modified_s)) is not None:
+        return unchanged
     quoted = f'"{etag}"'
     span = _span(request, size) if request.headers.get("If-Range", quoted) == quoted else None
     first, last = span or (0, size - 1)

@@ -189,6 +189,7 @@ def templates(tmp_path_factory, django_db_blocker) -> Iterator[Callable[[str], d
             if names["postgres"].exists():
                 name = names["postgres"].read_text().rpartition("/")[2]
                 run_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+                names["postgres"].unlink()  # who comes later makes another
 
 
 def _template(engine: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from django.db import transaction
 
 from batch import transitions
 from batch.models import Attempt, Batch, Item, Worker
-from batch.runner import run_batch, run_batch_here
+from batch.runner import LeasesNotKept, run_batch, run_batch_here
 from batch.services import create_batch
 from batch.sweeper import Sweeper
 from contimg.products import this_process, work_folders
@@ -37,6 +38,15 @@ def test_in_this_process_a_stage_longer_than_its_lease_keeps_its_item(settings, 
         run_batch_here(batch=batch, watch=lambda batch: None)
     (attempt,) = Attempt.objects.all()
     assert (attempt.outcome, sum(lost), len(lost) > 5) == ("done", 0, True)
+
+
+def test_in_this_process_nothing_runs_whose_lease_nobody_keeps(monkeypatch):
+    batch, _ = asked_to_convert()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(LeasesNotKept):
+        run_batch_here(batch=batch, watch=lambda batch: None)
+    assert (Attempt.objects.count(), Batch.objects.get().state) == (0, "cancelled")
+    assert Worker.objects.get().stopped_at is not None
 
 
 def test_in_this_process_an_item_that_was_taken_is_left_to_who_has_it():

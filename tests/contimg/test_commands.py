@@ -39,6 +39,7 @@ def manage(
         (["status"], {"CONTIMG_REDIS_URL": "localhost"}, "CONTIMG_REDIS_URL must begin with"),
         (["status"], {"CONTIMG_BROKER_URL": "rabbit"}, "CONTIMG_BROKER_URL must begin with"),
         (["process", "nowhere"], {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/nothing"}, "database does not answer"),
+        (["status"], {"CONTIMG_TRUSTED_ORIGINS": "contimg.example"}, "must start with a scheme"),
         (["process", "nowhere"], {"CONTIMG_ENV_FILE": "nowhere.env"}, "which is not a file"),
         (["process", "nowhere"], {"CONTIMG_IMAGE_SIZE_PX": "abc"}, "CONTIMG_IMAGE_SIZE_PX"),
     ],

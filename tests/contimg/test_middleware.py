@@ -29,6 +29,11 @@ def test_a_precondition_that_fails_is_a_problem_as_any_other(client, method):
         assert (refused.json()["code"], refused.json()["instance"]) == ("precondition_failed", url)
 
 
+def test_what_has_no_time_of_its_own_is_compared_with_none(client):
+    url = f"/api/v1/images/{ImageFactory().pk}/"
+    assert client.get(url, headers={"If-Unmodified-Since": "Thu, 01 Jan 2004 00:00:00 GMT"}).status_code == 200
+
+
 def test_who_is_not_staff_logs_in_where_he_reads(client, settings):
     settings.CONTIMG_PUBLIC_READ = False
     User.objects.create_user("ada", password="a long one of a test")

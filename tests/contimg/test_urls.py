@@ -142,6 +142,26 @@ def test_a_web_process_imports_no_engine():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_web_process_has_loaded_what_its_answers_need_and_froze_it():
+    script = (
+        "import gc, sys, contimg.wsgi;"
+        "print({'contimg.urls', 'sources.viewsets', 'cdshealpix', 'astropy.coordinates'} <= set(sys.modules),"
+        " gc.get_freeze_count() > 100_000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True"
+
+
+def test_a_child_of_a_worker_loads_nothing_of_the_api_or_the_admin():
+    script = (
+        "import sys, django; django.setup(); import batch.work;"
+        "print([name for name in sys.modules if name.startswith('contimg.api') or name == 'rest_framework.views'"
+        " or name in ('batch.admin', 'batch.services', 'astropy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.django_db
 @pytest.mark.parametrize("form", ["*/*", "application/fits", "image/png"])
 @pytest.mark.parametrize("address", ["images/1/cutout/", "images/1/fits/", "sources/1/light-curve/", "sources/"])

@@ -107,6 +107,14 @@ def test_who_has_this_version_is_told_so_whatever_range_he_asks_for(api, image):
     etag = fits(api, image).headers["ETag"]
     asked = [{}, {"range": "bytes=0-1"}, {"range": f"bytes={SIZE}-"}]
     assert [fits(api, image, **{"if-none-match": etag, **one}).status_code for one in asked] == [304] * 3
+    written = fits(api, image).headers["Last-Modified"]
+    assert [fits(api, image, **{"if-modified-since": written, **one}).status_code for one in asked] == [304] * 3
+
+
+def test_who_wants_it_unchanged_since_a_time_has_it_unless_it_has_changed(api, image):
+    written = fits(api, image).headers["Last-Modified"]
+    times = [written, "Fri, 01 Jan 2100 00:00:00 GMT", "Thu, 01 Jan 2004 00:00:00 GMT"]
+    assert [fits(api, image, **{"if-unmodified-since": time}).status_code for time in times] == [200, 200, 412]
 
 
 def test_a_range_of_another_version_gets_the_whole_file(api, image):
