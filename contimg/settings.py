@@ -198,7 +198,7 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
             "DATABASE_URL names PostgreSQL and its driver is not installed; "
             "run `pip install --require-hashes -r requirements/prod.txt`."
         )
-    _database["ENGINE"] = "django_prometheus.db.backends.postgresql"
+    _database["ENGINE"] = "contimg.postgresql"
     # A machine that freezes in the middle of a record holds its item's row, and the sweepers of all others wait for it:
     # who is silent in a transaction for a whole lease counts as dead there too.
     _silence = f"-c idle_in_transaction_session_timeout={1000 * CONTIMG_LEASE_S:.0f}"
@@ -215,7 +215,6 @@ elif _database["ENGINE"] == "django.db.backends.postgresql":
         # Who asks begins anew to connect; else the pool's pauses grow to minutes while the database is away.
         "pool": {"min_size": 1, "max_size": CONTIMG_DB_POOL_SIZE, "timeout": 5, "reconnect_timeout": 5},
     }
-    _database["CONN_HEALTH_CHECKS"] = True  # or each connection of the pool fails once after the server was restarted
 # Shared by all processes: the throttles count in it. A cache that does not answer must not hold up a request.
 if _redis_url := env.str("CONTIMG_REDIS_URL", default=""):
     if importlib.util.find_spec("redis") is None:
