@@ -163,6 +163,17 @@ def test_a_key_of_a_body_that_is_unknown_is_refused_by_its_name(operator, path, 
     assert (Batch.objects.count(), Pause.objects.count()) == (1, 0)
 
 
+def test_of_many_wrong_subjects_the_first_are_named_and_too_many_are_not_looked_at(operator):
+    right, wrong = {"kind": "subband_group", "id": 1}, {"kind": ["image"], "id": 1}
+    response = operator.post(BATCHES, {"stage": "convert", "subjects": [right, *[wrong] * 50_000]})
+    assert response.status_code == 400
+    assert [error["field"] for error in response.json()["errors"]] == [f"subjects.{n}.kind" for n in range(1, 21)]
+
+    response = operator.post(BATCHES, {"stage": "convert", "subjects": [wrong] * 100_001})
+    assert [error["field"] for error in response.json()["errors"]] == ["subjects"]
+    assert "100000" in response.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [
