@@ -172,7 +172,7 @@ class ParametersField(serializers.DictField):
 
 
 class SubjectsField(serializers.ListField):
-    """Their number is looked at first, and a serializer asked only of wrong ones: of 100 000 it took seconds."""
+    """Counted before they are read, and only wrong ones meet the serializer, which takes seconds for 100 000."""
 
     def to_internal_value(self, data: Any) -> list[Any]:
         if isinstance(data, list):
@@ -197,7 +197,7 @@ class SubjectsField(serializers.ListField):
 
 
 def _is_subject(value: Any) -> bool:
-    """As the serializer would give it back; it says what is wrong with any other."""
+    """Whether the serializer would give it back as it is; of any other it says what is wrong."""
     return (
         type(value) is dict
         and value.keys() == {"kind", "id"}

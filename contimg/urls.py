@@ -88,6 +88,8 @@ LOGINS = [
     path("logout/", LogoutView.as_view(), name="logout"),
 ]
 
+READ_ONLY = ["get", "head"]  # they have no other, and DRF's OPTIONS would want a template
+
 admin.autodiscover()
 urlpatterns = [
     path("", views.start, name="start"),
@@ -97,9 +99,9 @@ urlpatterns = [
     path("api/v1/impact/", ImpactView.as_view(), name="impact"),
     path("api/v1/", include(router.urls)),
     path("api/v1/", include(product_actions.urls)),
-    path("api/v1/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/v1/docs/", SpectacularSwaggerView.as_view(), name="docs"),
-    path("api/v1/redoc/", SpectacularRedocView.as_view(), name="redoc"),
+    path("api/v1/schema/", SpectacularAPIView.as_view(http_method_names=READ_ONLY), name="schema"),
+    path("api/v1/docs/", SpectacularSwaggerView.as_view(http_method_names=READ_ONLY), name="docs"),
+    path("api/v1/redoc/", SpectacularRedocView.as_view(http_method_names=READ_ONLY), name="redoc"),
     path("api/auth/", include((LOGINS, "rest_framework"))),
     path("admin/login/", throttled_login(admin.site.login)),
     path("admin/", admin.site.urls),

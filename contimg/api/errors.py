@@ -19,7 +19,7 @@ from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
-from django.views import defaults
+from django.views import csrf, defaults
 from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
 from drf_standardized_errors.types import ErrorResponse
@@ -30,6 +30,7 @@ from rest_framework.response import Response
 from rest_framework.settings import api_settings
 from structlog.contextvars import get_contextvars
 
+from contimg.api.renderers import JSONRenderer
 from contimg.exceptions import ContimgError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
@@ -122,9 +123,12 @@ class ProblemHandler(ExceptionHandler):
     def get_response(self, exc: APIException, data: dict[str, Any]) -> Response:
         response = super().get_response(exc, data)
         # A person's browser gets the same content inside the browsable page.
-        renderer = getattr(self.context["request"], "accepted_renderer", None)
+        request = self.context["request"]
+        renderer = getattr(request, "accepted_renderer", None)
         if not isinstance(renderer, BrowsableAPIRenderer):
             response.content_type = CONTENT_TYPE
+            if request is not None and not isinstance(renderer, JSONRenderer):  # of the schema and its pages
+                request.accepted_renderer, request.accepted_media_type = JSONRenderer(), JSONRenderer.media_type
         return response
 
 
@@ -189,6 +193,16 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
         code="permission_denied",
         detail="You may not do this.",
         page=lambda: defaults.permission_denied(request, exception),
+    )
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return _answer(
+        request,
+        status=403,
+        code="permission_denied",
+        detail="This is taken from a page of ours only, with its CSRF token and cookie; load the page again.",
+        page=lambda: csrf.csrf_failure(request, reason),
     )
 
 

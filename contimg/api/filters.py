@@ -212,7 +212,7 @@ class ConeForm(forms.Form):
         cone = {name: cleaned.get(name) for name in CONE}
         given = [name for name, value in cone.items() if value is not None]
         if given and len(given) < 3:
-            for name in cone.keys() - set(given) - self.errors.keys():
+            for name in [name for name in CONE if name not in given and name not in self.errors]:
                 self.add_error(name, forms.ValidationError(_ALL_OF_CONE, code="incomplete_cone"))
         return cleaned
 

@@ -12,8 +12,9 @@ from rest_framework.test import APIClient
 
 from access.models import AuditEntry
 from batch import events, transitions
-from batch.models import Attempt, Batch, Item, Pause
-from batch.services import MOST_ITEMS
+from batch.models import SUBJECT_COLUMNS, Attempt, Batch, Item, Pause
+from batch.serializers import NewBatchSerializer, _is_subject
+from batch.services import MAX_KEY, MOST_ITEMS
 from tests.factories import (
     AttemptFactory,
     BatchFactory,
@@ -161,6 +162,16 @@ def test_a_key_of_a_body_that_is_unknown_is_refused_by_its_name(operator, path, 
     assert response.status_code == 400, response.json()
     assert [(e["field"], e["code"]) for e in response.json()["errors"]] == [(field, "unknown_parameter")]
     assert (Batch.objects.count(), Pause.objects.count()) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", SUBJECT_COLUMNS)
+@pytest.mark.parametrize("key", [1, MAX_KEY, 0, MAX_KEY + 1, -1, True, 1.0, "1", None])
+def test_what_needs_no_serializer_is_what_it_gives_back_as_it_is(kind, key):
+    subject = {"kind": kind, "id": key}
+    serializer = NewBatchSerializer.Subject(data=subject)
+    assert _is_subject(subject) == (serializer.is_valid() and type(key) is int)
+    if _is_subject(subject):
+        assert serializer.validated_data == subject
 
 
 def test_of_many_wrong_subjects_the_first_are_named_and_too_many_are_not_looked_at(operator):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from django.core.management import call_command
+from django.test import Client
 
 from contimg.urls import router
 from tests import factories
@@ -112,6 +113,24 @@ def test_the_schema_and_its_pages_are_served_without_a_network(client):
     page = client.get("/api/v1/docs/").content.decode()
     assert "/static/drf_spectacular_sidecar/" in page
     assert "https://cdn" not in page
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["schema", "docs", "redoc"])
+@pytest.mark.parametrize("method", ["options", "post", "delete"])
+def test_the_schema_and_its_pages_are_read_only_and_say_so_as_all_do(api, path, method):
+    answer = getattr(api, method)(f"/api/v1/{path}/")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (405, "application/problem+json")
+    assert answer.json()["code"] == "method_not_allowed"
+
+
+@pytest.mark.django_db
+def test_a_missing_csrf_token_is_a_problem_for_a_client_and_a_page_for_a_person():
+    client = Client(enforce_csrf_checks=True)
+    answer = client.post("/api/auth/login/", headers={"accept": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
+    page = client.post("/admin/login/", headers={"accept": "text/html"})
+    assert (page.status_code, page.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
 
 
 @pytest.mark.django_db

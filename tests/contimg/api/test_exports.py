@@ -11,8 +11,11 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
+from astropy.io import ascii
+from astropy.io.ascii import InconsistentTableError
 from astropy.io.votable import parse_single_table
 from astropy.io.votable.ucd import check_ucd
+from django.db import OperationalError, connection
 
 from contimg.api import exports, meanings
 from contimg.urls import router
@@ -100,6 +103,27 @@ def test_every_exported_field_has_a_valid_descriptor_and_the_unit_in_its_name():
     }
     assert units == {"rms_jy_per_beam": "Jy/beam", "flux_jy": "Jy", "bpa_deg": "deg", "pixel_arcsec": "arcsec",
                      "mjd": "d", "snr": None}  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "end"), [("csv", "this export was broken off here"), ("votable", "</tr>")])
+def test_an_export_that_fails_half_way_is_taken_for_whole_by_no_reader(api, sky, form, end):
+    """The status is long sent, and the server ends the answer properly."""
+    chunks = iter(api.get(f"/api/v1/images/?format={form}").streaming_content)
+    got = [next(chunks), next(chunks)]
+
+    def fail(*_: object) -> None:
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    with connection.execute_wrapper(fail), pytest.raises(OperationalError):
+        got.extend(chunks)
+    text = b"".join(got).decode()
+    assert end in text.splitlines()[-1].lower()
+    if form == "csv":
+        with pytest.raises(InconsistentTableError):
+            ascii.read(text, format="csv", guess=False, strict_names=False)
+    else:
+        with pytest.raises(ValueError, match="no element found"):
+            parse_single_table(io.BytesIO(text.encode()))
 
 
 def test_filters_orderings_and_cones_hold_for_an_export(api, sky):
