@@ -13,7 +13,6 @@ nothing is missed, what changed within the last lease may be told again.
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from typing import Any
 from django.conf import settings
 from django.db import close_old_connections, connection
 from django.db.models.functions import Now
-from django.http import StreamingHttpResponse
 from rest_framework.renderers import JSONRenderer
 
 from batch.estimates import Estimates
@@ -31,6 +29,7 @@ from batch.logs import read_log
 from batch.models import Attempt, Batch, Item
 from batch.serializers import BatchDetailSerializer, ItemSerializer
 from contimg.exceptions import ContimgError
+from contimg.places import PlacedResponse, Places
 
 SLICE_S = 15.0
 LOOK_EVERY_S = 1.0
@@ -41,7 +40,6 @@ MOST_REMEMBERED = 100_000
 MOST_LOGS_AT_ONCE = 20
 MOST_LOG_BYTES = 16_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_open_streams = threading.BoundedSemaphore(MOST_STREAMS)
 
 
 class TooManyStreams(ContimgError):
@@ -52,28 +50,20 @@ class TooManyStreams(ContimgError):
     permanent = False
 
 
-def stream(*, batch: Batch, last_event_id: str = "") -> StreamingHttpResponse:
+_places = Places(
+    MOST_STREAMS,
+    lambda: TooManyStreams(
+        "As many streams are open as this server takes; come again in a moment, or ask for the batch itself."
+    ),
+)
+
+
+def stream(*, batch: Batch, last_event_id: str = "") -> PlacedResponse:
     """Raises TooManyStreams."""
-    if not _open_streams.acquire(blocking=False):
-        raise TooManyStreams(
-            "As many streams are open as this server takes; come again in a moment, or ask for the batch itself."
-        )
-    response = _Stream(_events(batch, Cursor.parsed(last_event_id)), content_type="text/event-stream")
+    response = PlacedResponse(_places, _events(batch, Cursor.parsed(last_event_id)), content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it until it ends
     return response
-
-
-class _Stream(StreamingHttpResponse):
-    """Gives its place back when it is closed, whether or not it was read at all."""
-
-    _has_place = True
-
-    def close(self) -> None:
-        super().close()
-        if self._has_place:
-            self._has_place = False
-            _open_streams.release()
 
 
 @dataclass

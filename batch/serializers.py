@@ -259,7 +259,7 @@ PAUSED = [choice for choice in StageName.choices if choice[0] != StageName.PROCE
 
 
 class NewPauseSerializer(StrictSerializer):
-    stage = WordField(PAUSED, required=False, default="", allow_blank=True, help_text="Empty: all stages.")
+    stage = WordField(PAUSED, allow_blank=True, help_text="Empty: all stages.")
     reason = TextField(required=False, default="", allow_blank=True, max_length=MOST_REASON_CHARACTERS)
 
 

@@ -38,6 +38,7 @@ MOST_ITEMS = 100_000
 MAX_PRIORITY = 100
 MOST_KEY_CHARACTERS = 200
 MOST_REASON_CHARACTERS = 200
+MOST_WRONG_NAMED = 20
 MAX_KEY = 2**63 - 1  # of a row
 
 
@@ -83,6 +84,13 @@ class InvalidQuery(InvalidInput):
 
 class IdempotencyConflict(ContimgError):
     code = "idempotency_conflict"
+    status = 409
+
+
+class AlreadyPaused(ContimgError):
+    """By somebody else, or for another reason, which would be forgotten."""
+
+    code = "already_paused"
     status = 409
 
 
@@ -173,7 +181,7 @@ def create_batch(
     chosen = _chosen(links, subjects, query)
     complete = _complete(links, parameters or {})
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
-        raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
+        raise _out_of_range(priority)
     batch = Batch(
         stage=stage, parameters=complete, owner=owner, priority=priority, idempotency_key=idempotency_key,
         request_digest=asked, query=query, run_by=run_by,
@@ -191,10 +199,16 @@ def create_batch(
     return Asked(batch, is_new=True)
 
 
+def _out_of_range(priority: int) -> InvalidParameter:
+    message = f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}."
+    return InvalidParameter(message, wrong={"priority": message})
+
+
 def _refuse_key(key: str) -> None:
     """An empty one would stand for every request that somebody meant to have no key."""
     if not 1 <= len(key) <= MOST_KEY_CHARACTERS or not _is_utf8(key):
-        raise InvalidParameter(f"An idempotency key is text of 1 to {MOST_KEY_CHARACTERS} characters; or give none.")
+        message = f"An idempotency key is text of 1 to {MOST_KEY_CHARACTERS} characters; or give none."
+        raise InvalidParameter(message, wrong={"idempotency_key": message})
 
 
 def _earlier(key: str | None, asked: str) -> Batch | None:
@@ -256,14 +270,25 @@ def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
     unknown = sorted(set(filters) - set(described.filters.base_filters))
     if unknown:
         known = ", ".join(sorted(described.filters.base_filters))
-        raise InvalidQuery(f"A query of {kind} has no filter {unknown[0]!r}; there are {known}.")
+        raise InvalidQuery(
+            f"A query of {kind} has no filter {unknown[0]!r}; there are {known}.",
+            wrong={f"query.{name}": "There is no such filter." for name in unknown[:MOST_WRONG_NAMED]},
+        )
     data = QueryDict(mutable=True)
     data.update({name: _written(name, value, described.filters.base_filters[name]) for name, value in filters.items()})
     filterset = described.filters(data=data, queryset=described.rows)
     if not filterset.is_valid():
-        name, reasons = next(iter(filterset.errors.items()))
-        raise InvalidQuery(f"{name}: {reasons[0]}")
+        raise _wrong(InvalidQuery, "query", filterset.errors)
     return _subjects(kind, filterset.qs)
+
+
+def _wrong(error: type[InvalidInput], of: str, errors: Mapping[str, Sequence[Any]]) -> InvalidInput:
+    """One for all that a form or a serializer found, where `of` is the part of the request that it read."""
+    first = {name: str(reasons[0]) for name, reasons in errors.items()}
+    return error(
+        " ".join(f"{name}: {reason}" for name, reason in first.items()),
+        wrong={f"{of}.{name}": reason for name, reason in first.items()},
+    )
 
 
 def deprecated_in(query: Mapping[str, Any] | None) -> list[Deprecation]:
@@ -280,12 +305,13 @@ def _written(name: str, value: Any, described: Filter) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float) or (isinstance(value, float) and not isfinite(value)):
-        raise InvalidQuery(f"{name}: Give text, a number, true or false, or leave the filter out.")
+        raise _wrong(InvalidQuery, "query", {name: ["Give text, a number, true or false, or leave the filter out."]})
     text = str(value)
     if not text.strip():
-        raise InvalidQuery(f"{name}: There is nothing to compare with; leave the filter out, or give it a value.")
+        nothing = "There is nothing to compare with; leave the filter out, or give it a value."
+        raise _wrong(InvalidQuery, "query", {name: [nothing]})
     if not _is_utf8(text):
-        raise InvalidQuery(f"{name}: This text is not UTF-8.")
+        raise _wrong(InvalidQuery, "query", {name: ["This text is not UTF-8."]})
     return text
 
 
@@ -315,11 +341,13 @@ def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(given) - set(taken))
     if unknown:
         known = ", ".join(taken) or "none"
-        raise UnknownParameter(f"This stage has no parameter {unknown[0]!r}; it has {known}.")
+        raise UnknownParameter(
+            f"This stage has no parameter {unknown[0]!r}; it has {known}.",
+            wrong={f"parameters.{name}": "There is no such parameter." for name in unknown[:MOST_WRONG_NAMED]},
+        )
     serializer = ParametersSerializer(data=dict(given))
     if not serializer.is_valid():
-        name, reasons = next(iter(serializer.errors.items()))
-        raise InvalidParameter(f"{name}: {reasons[0]}")
+        raise _wrong(InvalidParameter, "parameters", serializer.errors)
     complete = {**defaults(), **serializer.validated_data}
     if "size_px" in taken and not fits_on_the_sky(complete["size_px"], complete["pixel_arcsec"]):
         raise InvalidParameter(
@@ -434,7 +462,7 @@ def reimage(*, image: Image, parameters: Mapping[str, Any], owner: User | None =
 def set_priority(*, batch: Batch, priority: int) -> None:
     """Of what has not ended, and of what is retried."""
     if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
-        raise InvalidParameter(f"A priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}, not {priority}.")
+        raise _out_of_range(priority)
     with transaction.atomic():
         transitions.lock(batch.items.unended())
         batch.items.unended().update(priority=priority, changed_at=Now())  # so that the stream of events tells it
@@ -449,13 +477,22 @@ def _refuse_stage(name: str) -> None:
 
 
 def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:
-    """No item of the stage (or of any) is claimed until `resume`; what runs goes on."""
+    """No item of the stage (or of any) is claimed until `resume`; what runs goes on. Once more changes nothing.
+
+    Raises UnknownStage, InvalidParameter, AlreadyPaused.
+    """
     _refuse_stage(stage)
     if len(reason) > MOST_REASON_CHARACTERS:
         raise InvalidParameter(f"A reason has at most {MOST_REASON_CHARACTERS} characters, not {len(reason)}.")
     with transaction.atomic():
-        row, _ = Pause.objects.update_or_create(stage=stage, defaults={"reason": reason, "paused_by": by})
-        audit(action="stage.pause", subject=row, details={"stage": stage or "all", "reason": reason})
+        row, is_new = Pause.objects.get_or_create(stage=stage, defaults={"reason": reason, "paused_by": by})
+        if is_new:
+            audit(action="stage.pause", subject=row, details={"stage": stage or "all", "reason": reason})
+    if (row.reason, row.paused_by) != (reason, by):
+        raise AlreadyPaused(
+            f"{stage or 'Everything'} is paused already, by {row.paused_by or 'somebody'} since"
+            f" {row.created_at:%Y-%m-%d %H:%M} UTC ({row.reason or 'no reason given'}); leave it, or resume it first."
+        )
     return row
 
 

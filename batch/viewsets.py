@@ -239,7 +239,7 @@ class PauseViewSet(ReadOnlyResource):
     ordering: ClassVar[str] = "id"
     required_scopes = dict.fromkeys(("create", "destroy"), Scope.OPERATE)
 
-    @extend_schema(request=NewPauseSerializer, responses={201: PauseSerializer})
+    @extend_schema(request=NewPauseSerializer, responses={201: PauseSerializer, **CONFLICT})
     def create(self, request: Request) -> Response:
         """What runs goes on to its end."""
         asked = NewPauseSerializer(data=request.data)

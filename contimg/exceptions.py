@@ -6,6 +6,8 @@ Every error that a user can meet has a class here or derives from one here, with
 The message is one sentence: what is wrong, why, and what to do.
 """
 
+from collections.abc import Mapping
+
 
 class ContimgError(Exception):
     code = "error"
@@ -16,10 +18,14 @@ class ContimgError(Exception):
 
 
 class InvalidInput(ContimgError):
-    """What the caller gave cannot be used."""
+    """What the caller gave cannot be used. `wrong` says what is wrong with each field of it, where it has fields."""
 
     code = "invalid_input"
     status = 400
+
+    def __init__(self, message: str = "", *, wrong: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.wrong = wrong or {}
 
 
 class NotReadable(InvalidInput):

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ import structlog
 from django.conf import settings
 
 from contimg.exceptions import ContimgError, DiskFull, MissingProduct
+from contimg.places import Places
 from contimg.products import (
     digest,
     full_disk_named,
@@ -46,7 +46,6 @@ FORM = 1  # of the files; another one, and all are made anew
 LOG_CHARACTERS = 4000
 # One thread: the limit of memory counts the stacks of all, and a web server has more to do.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 class RenditionFailed(ContimgError):
@@ -63,6 +62,12 @@ class TooManyRenditions(ContimgError):
     status = 503
     permanent = False
     retry_after_s = 5
+
+
+places = Places(
+    AT_ONCE,
+    lambda: TooManyRenditions("As many pictures are being made here as may be at once; come again soon."),
+)
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,7 @@ class Rendition:
         return path
 
     def _make(self, path: Path) -> None:
-        if not _slots.acquire(blocking=False):
-            raise TooManyRenditions(f"{AT_ONCE} pictures are being made here, and no more at once; come again soon.")
-        try:
+        with places.taken():
             require_products()  # or a folder would be made where its disk is not mounted
             require_writable(path.parent, named_by="CONTIMG_PRODUCTS_ROOT")
             temporary = path.with_name(f".{uuid.uuid4().hex}{self.suffix}")
@@ -118,8 +121,6 @@ class Rendition:
             finally:
                 temporary.unlink(missing_ok=True)
             _remove_oldest(path.parent, keep=path)
-        finally:
-            _slots.release()
 
     def _run(self, out: Path) -> None:
         order = {

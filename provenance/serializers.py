@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from contimg.api.parameters import ChoiceParameter
 from contimg.api.serializers import FactsSerializer, StrictSerializer, TextField
 from contimg.models import Grade
 from provenance.models import NODE_COLUMNS, Quarantine
@@ -86,6 +87,6 @@ class QuarantineSerializer(FactsSerializer):
 
 
 class NewQuarantineSerializer(StrictSerializer):
-    kind = serializers.ChoiceField(NODE_COLUMNS)
+    kind = ChoiceParameter(NODE_COLUMNS)
     id = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
     reason = TextField(max_length=300)

@@ -75,13 +75,13 @@ class ReviewSerializer(FactsSerializer):
 
 
 class _SaidSerializer(StrictSerializer):
-    verdict = serializers.ChoiceField(VERDICTS)
-    tags = serializers.ListField(child=serializers.ChoiceField(Review.Tag.choices), required=False, max_length=20)
+    verdict = ChoiceParameter(VERDICTS)
+    tags = serializers.ListField(child=ChoiceParameter(Review.Tag.choices), required=False, max_length=20)
     comment = TextField(required=False, allow_blank=True, max_length=MOST_COMMENT_CHARACTERS)
 
 
 class ReviewedSubjectSerializer(StrictSerializer):
-    kind = serializers.ChoiceField(REVIEWED_KINDS)
+    kind = ChoiceParameter(REVIEWED_KINDS)
     id = serializers.IntegerField(min_value=1, max_value=MOST_ID)
 
 
@@ -149,7 +149,7 @@ class NewPolicySerializer(StrictSerializer):
 
 
 class AskedEvaluationSerializer(StrictSerializer):
-    kind = serializers.ChoiceField(SubjectKind.choices, required=False, default=SubjectKind.IMAGE)
+    kind = ChoiceParameter(SubjectKind.choices, required=False, default=SubjectKind.IMAGE)
     observed_from = serializers.DateTimeField(required=False, default=None, allow_null=True)
     observed_until = serializers.DateTimeField(required=False, default=None, allow_null=True, help_text="Exclusive.")
 

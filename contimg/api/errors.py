@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
@@ -86,8 +87,16 @@ def problem(
 class _Failure(APIException):
     """One of ours, in the terms of DRF."""
 
-    def __init__(self, *, status: int, code: str, detail: str, retry_after_s: int = ContimgError.retry_after_s) -> None:
-        self.status_code = status
+    def __init__(
+        self,
+        *,
+        status: int,
+        code: str,
+        detail: str,
+        retry_after_s: int = ContimgError.retry_after_s,
+        wrong: Mapping[str, str] | None = None,
+    ) -> None:
+        self.status_code, self.wrong = status, wrong or {}
         self.wait = retry_after_s if status == HTTPStatus.SERVICE_UNAVAILABLE else None
         super().__init__(detail, code)
 
@@ -96,7 +105,10 @@ class ProblemHandler(ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, ContimgError):
             detail = exc.for_readers or without_server_paths(str(exc))
-            return _Failure(status=exc.status, code=exc.code, detail=detail, retry_after_s=exc.retry_after_s)
+            wrong = exc.wrong if isinstance(exc, InvalidInput) else {}
+            return _Failure(
+                status=exc.status, code=exc.code, detail=detail, retry_after_s=exc.retry_after_s, wrong=wrong
+            )
         if isinstance(exc, RequestDataTooBig):
             return _Failure(
                 status=413,
@@ -136,7 +148,7 @@ class ProblemFormatter(ExceptionFormatter):
     def format_error_response(self, error_response: ErrorResponse) -> dict[str, Any]:
         request = self.context["request"]
         wrong = isinstance(self.exc, ValidationError)
-        errors = [_field_error(error) for error in error_response.errors] if wrong else []
+        errors = [_field_error(error) for error in error_response.errors] if wrong else _of_fields(self.exc)
         return problem(
             status=self.exc.status_code,
             code=InvalidInput.code if wrong else error_response.errors[0].code,
@@ -144,6 +156,11 @@ class ProblemFormatter(ExceptionFormatter):
             instance=request.path if request else "",
             errors=errors,
         )
+
+
+def _of_fields(exc: APIException) -> list[dict[str, Any]]:
+    named = exc.wrong if isinstance(exc, _Failure) else {}
+    return [{"field": field, "code": exc.get_codes(), "detail": detail} for field, detail in named.items()]
 
 
 def _field_error(error: Any) -> dict[str, Any]:

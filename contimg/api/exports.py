@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+import structlog
 from django.db import Error
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
@@ -20,14 +21,18 @@ from django.utils.http import content_disposition_header
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
+from structlog.contextvars import get_contextvars
 
 from contimg.api.meanings import meaning, unit
 from contimg.api.pagination import PARAMETERS, Cursor, Order
 from contimg.api.renderers import CsvRenderer, VoTableRenderer, time_text
 from contimg.exceptions import ContimgError
+from contimg.places import PlacedResponse, Places
 
 ROWS_AT_ONCE = 5000
+MOST_EXPORTS = 2  # of the four threads of a web process
 BROKEN_OFF = "This export was broken off here by a fault; ask again."
+log = structlog.get_logger(__name__)
 RENDERERS = (CsvRenderer, VoTableRenderer)
 
 _FLUX = "phot.flux.density;em.radio"
@@ -59,8 +64,28 @@ _HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
+class TooManyExports(ContimgError):
+    """Each holds a thread of the web server until the last row is sent."""
+
+    code = "too_many_exports"
+    status = 503
+    permanent = False
+    retry_after_s = 10
+
+
+places = Places(
+    MOST_EXPORTS,
+    lambda: TooManyExports(
+        "As many lists are being exported as this server takes at once; come again soon, or ask for pages as JSON."
+    ),
+)
+
+
 def export(request: Request, queryset: QuerySet[Any], serializer: Any) -> StreamingHttpResponse:
-    """Every row of a filtered and ordered list of rows (contimg/api/rows.py), with the fields of its serializer."""
+    """Every row of a filtered and ordered list of rows (contimg/api/rows.py), with the fields of its serializer.
+
+    Raises ValidationError and TooManyExports.
+    """
     paged = [name for name in PARAMETERS if name in request.query_params]
     if paged:
         message = "A list is exported whole and has no pages then; leave it out."
@@ -68,20 +93,25 @@ def export(request: Request, queryset: QuerySet[Any], serializer: Any) -> Stream
     renderer = request.accepted_renderer
     name = queryset.model._meta.verbose_name_plural.replace(" ", "_")
     write, suffix = (_csv, "csv") if renderer.format == CsvRenderer.format else (_votable, "xml")
-    return StreamingHttpResponse(
-        () if request.method == "HEAD" else write(name, serializer.fields, _pages(queryset)),
-        headers={
-            "Content-Type": f"{renderer.media_type}; charset=utf-8",
-            "Content-Disposition": content_disposition_header(as_attachment=True, filename=f"{name}.{suffix}"),
-        },
-    )
+    headers = {
+        "Content-Type": f"{renderer.media_type}; charset=utf-8",
+        "Content-Disposition": content_disposition_header(as_attachment=True, filename=f"{name}.{suffix}"),
+    }
+    if request.method == "HEAD":
+        return StreamingHttpResponse((), headers=headers)
+    return PlacedResponse(places, write(name, serializer.fields, _pages(queryset, get_contextvars())), headers=headers)
 
 
-def _pages(queryset: QuerySet[Any]) -> Iterator[list[dict[str, Any]]]:
+def _pages(queryset: QuerySet[Any], asked_in: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """`asked_in` is what the log says of the request, which is over for it when the first row is sent."""
     order, cursor = Order.of(queryset), Cursor(backward=False, after=None)
-    while rows := order.read(queryset, cursor, ROWS_AT_ONCE):
-        yield rows
-        cursor = Cursor(backward=False, after=order.position(rows[-1]))
+    try:
+        while rows := order.read(queryset, cursor, ROWS_AT_ONCE):
+            yield rows
+            cursor = Cursor(backward=False, after=order.position(rows[-1]))
+    except (Error, ContimgError):
+        log.exception("export_broken_off", table=queryset.model._meta.db_table, **asked_in)
+        raise
 
 
 class _Line:

@@ -25,13 +25,13 @@ _CANCELED = "57014"
 
 
 class QueryTooSlow(APIException):
-    """Not a 503: asked again it takes as long."""
+    """Not a 503: asked again it takes as long, unless the machine was very busy."""
 
     status_code = 400
     default_code = "query_too_slow"
     default_detail = (
-        "The database had to read too much of the table for this page, and would again; add a narrower filter, such as "
-        "a time range or a cone, or order by the column that you filter, such as snr__gt=9&ordering=-snr."
+        "The database had to read too much of the table for this page in the time that it has; add a narrower filter, "
+        "such as a time range or a cone, or order by the column that you filter, such as snr__gt=9&ordering=-snr."
     )
 
 

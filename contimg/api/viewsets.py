@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from django.db.models import QuerySet
 from django.utils.cache import get_conditional_response, set_response_etag
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -22,6 +23,15 @@ from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
 from contimg.api.rows import shown_by
+from contimg.exceptions import InvalidInput
+
+PRECONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+
+
+class PreconditionNotTaken(InvalidInput):
+    """Refused, because a write that ignores it is the lost update that its sender wants to be safe from."""
+
+    code = "precondition_not_taken"
 
 
 class ReadOnlyResource(ReadOnlyModelViewSet):
@@ -45,6 +55,12 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
+        given = [name for name in PRECONDITIONS if name in request.headers]
+        if given and self.action is not None and request.method not in SAFE_METHODS:
+            raise PreconditionNotTaken(
+                f"{given[0]} is taken by GET and HEAD only, and nothing was done; leave it out."
+                " What a change depends on is looked at when it is made, and answered with 409."
+            )
         # None is the action of a method that there is not, metadata that of OPTIONS.
         if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
             refuse_unknown(request, ["format", *self.query_parameters])

@@ -135,6 +135,7 @@ def test_a_query_with_a_filter_that_is_empty_or_not_readable_is_refused_by_its_n
     response = operator.post(BATCHES, {"stage": "convert", "query": {"kind": "subband_group", name: value}})
     assert (response.status_code, response.json()["code"]) == (400, "invalid_query"), response.json()
     assert response.json()["detail"].startswith(f"{name}: ")
+    assert [(e["field"], e["code"]) for e in response.json()["errors"]] == [(f"query.{name}", "invalid_query")]
     assert Batch.objects.count() == 0
 
 
@@ -144,6 +145,26 @@ def test_a_query_has_several_choices_as_a_list_or_with_commas(operator):
     for choices in (["good", "marginal"], "good,marginal"):
         response = operator.post(BATCHES, {"stage": "assess", "query": {"kind": "image", "grade": choices}})
         assert response.json()["counts"]["total"] == 2, response.json()
+
+
+@pytest.mark.parametrize(
+    ("more", "fields"),
+    [
+        ({"parameters": {"niter": -1, "robust": 9}}, ["parameters.robust", "parameters.niter"]),
+        ({"parameters": {"n_iter": 1}}, ["parameters.n_iter"]),
+        ({"priority": 101}, ["priority"]),
+        ({"idempotency_key": ""}, ["idempotency_key"]),
+        ({"subjects": None, "query": {"kind": "subband_group", "is_complete": "x", "n_subbands": "y"}},
+         ["query.n_subbands", "query.is_complete"]),
+        ({"subjects": None, "query": {"kind": "subband_group", "colour": 1, "shape": 2}},
+         ["query.colour", "query.shape"]),
+    ],
+)  # fmt: skip
+def test_all_that_is_wrong_with_a_batch_is_said_by_field(operator, more, fields):
+    body = {**asked(SubbandGroupFactory()), "stage": "process", **more}
+    answer = operator.post(BATCHES, {name: value for name, value in body.items() if value is not None})
+    assert answer.status_code == 400
+    assert sorted(error["field"] for error in answer.json()["errors"]) == sorted(fields), answer.json()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +241,7 @@ def test_who_may_not_operate_changes_nothing(api):
     for client, status in ((api, 401), (reader, 403)):
         for path in ("", f"{batch.pk}/cancel/", f"{batch.pk}/retry/", f"{batch.pk}/priority/"):
             assert client.post(f"{BATCHES}{path}", {}).status_code == status
-        assert client.post("/api/v1/pauses/", {}).status_code == status
+        assert client.post("/api/v1/pauses/", {"stage": "image"}).status_code == status
     assert Item.objects.get().state == "ready"
 
 
@@ -318,6 +339,30 @@ def test_a_stage_is_paused_and_resumed(operator):
     assert operator.delete(f"/api/v1/pauses/{made['id']}/").status_code == 204
     assert not Pause.objects.exists()
     assert list(AuditEntry.objects.order_by("id").values_list("action", flat=True)) == ["stage.pause", "stage.resume"]
+
+
+def test_a_pause_is_not_taken_over_by_another(operator):
+    """Its reason would be forgotten, and who asked first resumes what he does not know of."""
+    asked = {"stage": "image", "reason": "new disk"}
+    first = operator.post("/api/v1/pauses/", asked).json()
+    assert operator.post("/api/v1/pauses/", asked).json() == first
+    other = operator.post("/api/v1/pauses/", {"stage": "image", "reason": "a look at the log"})
+    assert (other.status_code, other.json()["code"]) == (409, "already_paused")
+    assert "by operator since" in other.json()["detail"]
+    assert "new disk" in other.json()["detail"]
+    assert AuditEntry.objects.filter(action="stage.pause").count() == 1
+    for body in ({}, {"reason": "all of it, by a slip"}):
+        assert operator.post("/api/v1/pauses/", body).json()["errors"][0]["field"] == "stage"
+    assert operator.post("/api/v1/pauses/", {"stage": ""}).status_code == 201
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match", "If-Unmodified-Since"])
+def test_a_change_takes_no_precondition_and_is_not_made_in_spite_of_it(operator, name):
+    pk = operator.post(BATCHES, asked(SubbandGroupFactory())).json()["id"]
+    headers = {name: "Thu, 01 Jan 2004 00:00:00 GMT" if "Since" in name else '"another"'}
+    answer = operator.post(f"{BATCHES}{pk}/cancel/", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "precondition_not_taken")
+    assert Item.objects.get().state == "ready"
 
 
 # --- watching --------------------------------------------------------------------------------------------------------

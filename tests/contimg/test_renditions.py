@@ -90,15 +90,10 @@ def test_a_product_that_went_away_meanwhile_is_gone_and_not_a_failure(tmp_path):
 def test_no_more_than_a_few_are_made_at_once_and_those_that_are_there_are_served():
     ready = rendition("write", parameters={"text": "ready"})
     ready.file()
-    for _ in range(renditions.AT_ONCE):
-        assert renditions._slots.acquire(blocking=False)
-    try:
+    with renditions.places.taken(), renditions.places.taken():
         with pytest.raises(TooManyRenditions):
             rendition("write", parameters={"text": "one more"}).file()
         assert ready.file().read_text() == "ready"
-    finally:
-        for _ in range(renditions.AT_ONCE):
-            renditions._slots.release()
     assert rendition("write", parameters={"text": "one more"}).file().read_text() == "one more"
 
 

@@ -170,12 +170,7 @@ def test_a_set_that_is_gone_is_410_and_a_broken_one_is_named_without_its_place(
 
 
 def test_too_many_at_once_are_told_when_to_come_again(api, measurement_set):
-    for _ in range(renditions.AT_ONCE):
-        renditions._slots.acquire()
-    try:
+    with renditions.places.taken(), renditions.places.taken():
         response = ask(api, measurement_set)
-    finally:
-        for _ in range(renditions.AT_ONCE):
-            renditions._slots.release()
     assert (response.status_code, response.json()["code"]) == (503, "too_many_renditions")
     assert response.headers["Retry-After"] == "5"

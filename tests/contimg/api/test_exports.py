@@ -16,7 +16,9 @@ from astropy.io.ascii import InconsistentTableError
 from astropy.io.votable import parse_single_table
 from astropy.io.votable.ucd import check_ucd
 from django.db import OperationalError, connection
+from structlog.testing import capture_logs
 
+from contimg import renditions
 from contimg.api import exports, meanings
 from contimg.urls import router
 from sources.models import Measurement
@@ -114,8 +116,10 @@ def test_an_export_that_fails_half_way_is_taken_for_whole_by_no_reader(api, sky,
     def fail(*_: object) -> None:
         raise OperationalError("the server closed the connection unexpectedly")
 
-    with connection.execute_wrapper(fail), pytest.raises(OperationalError):
+    with connection.execute_wrapper(fail), pytest.raises(OperationalError), capture_logs() as logs:
         got.extend(chunks)
+    (line,) = [line for line in logs if line["event"] == "export_broken_off"]
+    assert (line["table"], len(line["request_id"])) == ("images_image", 32)
     text = b"".join(got).decode()
     assert end in text.splitlines()[-1].lower()
     if form == "csv":
@@ -142,6 +146,27 @@ def test_what_an_export_cannot_do_is_refused_as_a_problem(api, format_, query):
     assert response.status_code == 400
     assert response.headers["Content-Type"] == "application/problem+json"
     assert json.loads(response.content)["errors"]
+
+
+def test_some_threads_are_left_to_the_others(api):
+    """Two exports, whoever reads them how slowly; three with all else that takes long."""
+    image = ImageFactory()
+    url = "/api/v1/images/?format=csv"
+    first, second = api.get(url), api.get(url)
+    refused = api.get(url)
+    assert (refused.status_code, json.loads(refused.content)["code"]) == (503, "too_many_exports")
+    assert refused.headers["Retry-After"] == "10"
+    assert api.head(url).status_code == 200
+    with renditions.places.taken(), pytest.raises(renditions.TooManyRenditions), renditions.places.taken():
+        pass
+    second.close()
+    with renditions.places.taken():
+        refused = api.get(url)
+        assert refused.status_code == 200
+        assert str(image.pk) in b"".join(refused.streaming_content).decode()
+    assert b"".join(first.streaming_content)
+    for _ in range(5):
+        assert streamed(api, url)
 
 
 def test_an_empty_list_is_a_table_without_rows(api):

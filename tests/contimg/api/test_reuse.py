@@ -86,11 +86,17 @@ def test_a_commit_of_another_process_is_seen_at_once(image, installation):
 def test_the_same_question_of_the_same_database_is_one_query_at_most(image):
     url, client = "/api/v1/images/", APIClient()
     first = client.get(url)
-    with CaptureQueriesContext(connection) as queries:
-        second = client.get(url)
-    assert second.content == first.content
-    assert second.headers["ETag"] == first.headers["ETag"]
-    assert [query["sql"] for query in queries] in ([], ["SELECT pg_current_snapshot()::text"])
+    asked = []
+    for _ in range(20):  # a snapshot is of the whole server, where another test may be writing
+        with CaptureQueriesContext(connection) as queries:
+            second = client.get(url)
+        assert second.content == first.content
+        assert second.headers["ETag"] == first.headers["ETag"]
+        asked.append([query["sql"] for query in queries])
+        if asked[-1] in ([], ["SELECT pg_current_snapshot()::text"]):
+            break
+    else:
+        pytest.fail(f"never sent again: {asked}")
     assert client.get(url, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
     assert client.head(url).headers["ETag"] == first.headers["ETag"]
 
