@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from django.http import HttpRequest, HttpResponsePermanentRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
 from django.middleware.common import CommonMiddleware
 from django.middleware.http import ConditionalGetMiddleware
+from django.utils.cache import get_conditional_response, set_response_etag
 from django.utils.http import escape_leading_slashes
 
 from contimg.api.deprecation import told_again
-from contimg.api.errors import precondition_failed
+from contimg.api.errors import method_not_allowed, precondition_failed
 
 
 class ToTheSlash(HttpResponsePermanentRedirect):
@@ -30,12 +31,19 @@ class SlashMiddleware(CommonMiddleware):
 
 class ConditionalMiddleware(ConditionalGetMiddleware):
     """A 412 in the shape of every error, where Django's is empty; and both it and a 304 say what is deprecated as the
-    whole answer does, since clients that send ETags see nothing else."""
+    whole answer does, since clients that send ETags see nothing else. HEAD is answered as GET (RFC 9110, 9.3.2), which
+    Django's leaves alone; and a method that an address without DRF does not take is a problem too."""
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
         if not response.has_header("Last-Modified"):  # then the RFC has it ignored, and Django answers 412
             request.META.pop("HTTP_IF_UNMODIFIED_SINCE", None)
         answer = super().process_response(request, response)
+        if request.method == "HEAD" and isinstance(response, HttpResponse):  # a stream has no version of its own
+            if self.needs_etag(response) and not response.has_header("ETag"):
+                set_response_etag(response)
+            answer = get_conditional_response(request, etag=response.headers.get("ETag"), response=response) or response
+        if isinstance(answer, HttpResponseNotAllowed):
+            answer = method_not_allowed(request, allowed=answer.headers["Allow"])
         if answer.status_code == HTTPStatus.PRECONDITION_FAILED:
             answer = precondition_failed(request)
         return told_again(answer, of=response)

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import DisallowedHost, RequestDataTooBig, TooManyFieldsSent
 from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
@@ -25,7 +25,7 @@ from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
 from drf_standardized_errors.types import ErrorResponse
 from rest_framework import serializers
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, NotAcceptable, ValidationError
 from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
@@ -115,6 +115,9 @@ class ProblemHandler(ExceptionHandler):
                 code="request_too_large",
                 detail=f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes; ask in several.",
             )
+        if isinstance(exc, NotAcceptable):
+            forms = ", ".join(renderer.media_type for renderer in exc.available_renderers or ())
+            return NotAcceptable(f"Accept names no form that this has; there are {forms}.")
         if isinstance(exc, AWAY):
             return _Failure(status=503, code="database_unavailable", detail=_DATABASE_AWAY)
         return super().convert_known_exceptions(exc)
@@ -193,12 +196,20 @@ def _answer(request: HttpRequest, *, status: int, code: str, detail: str, page: 
     )
 
 
+def _bad_because(exception: Exception) -> str:
+    if isinstance(exception, DisallowedHost):
+        return "The Host header is no name of this service; ask under the name that you were given."
+    if isinstance(exception, TooManyFieldsSent):
+        return f"There are more than {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS} parameters; leave some out."
+    return "The request cannot be understood."
+
+
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     return _answer(
         request,
         status=400,
         code=InvalidInput.code,
-        detail="The request cannot be understood.",
+        detail=_bad_because(exception),
         page=lambda: defaults.bad_request(request, exception),
     )
 
@@ -242,6 +253,21 @@ def throttled(request: HttpRequest, *, waiting_s: int) -> HttpResponse:
         page=lambda: render(request, "429.html", {"waiting_s": waiting_s}, status=429),
     )
     response.headers["Retry-After"] = str(waiting_s)
+    return response
+
+
+def method_not_allowed(request: HttpRequest, *, allowed: str) -> HttpResponse:
+    response = JsonResponse(
+        problem(
+            status=405,
+            code="method_not_allowed",
+            detail=f"This path takes no {request.method}; it takes {allowed}.",
+            instance=request.path,
+        ),
+        status=405,
+        content_type=CONTENT_TYPE,
+    )
+    response.headers["Allow"] = allowed
     return response
 
 

@@ -21,7 +21,7 @@ from contimg.exceptions import MissingProduct
 from contimg.renditions import Rendition
 
 CHUNK_BYTES = 1 << 20
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII)
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.ASCII | re.IGNORECASE)
 
 
 class RangeNotSatisfiable(APIException):
@@ -125,7 +125,9 @@ def _response(
 
 
 def _span(request: Request, size: int) -> tuple[int, int] | None:
-    """First and last byte asked for; None for the whole file."""
+    """First and last byte asked for; None for the whole file, which is all that HEAD is about (RFC 9110, 14.2)."""
+    if request.method == "HEAD":
+        return None
     found = _RANGE.fullmatch(request.headers.get("Range", "").replace(" ", ""))
     if found is None or found.groups() == ("", ""):
         return None

@@ -22,6 +22,9 @@ class JSONParser(parsers.JSONParser):
             parsed = super().parse(stream, media_type, parser_context)
         except RecursionError as error:
             raise ParseError(_TOO_DEEP) from error
+        except ParseError as error:
+            plain = [said for word, said in _IN_PLAIN_WORDS.items() if word in str(error.detail)]
+            raise ParseError(plain[0] if plain else error.detail) from error
         _refuse_depth(parsed)
         try:
             json.dumps(parsed, ensure_ascii=False).encode()
@@ -30,6 +33,10 @@ class JSONParser(parsers.JSONParser):
         return parsed
 
 
+_IN_PLAIN_WORDS = {  # in place of advice to who writes Python
+    "set_int_max_str_digits": "A number in the body has thousands of digits; none has as many.",
+    "utf-8-sig": "The body begins with a byte order mark, which JSON has not (RFC 8259, 8.1); leave it out.",
+}
 _TOO_DEEP = f"The body has more than {MOST_LEVELS} lists and objects in each other; no request needs as many."
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
-from django.utils.cache import get_conditional_response, set_response_etag
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
@@ -18,7 +17,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.settings import api_settings
 from rest_framework.viewsets import ReadOnlyModelViewSet
 
-from contimg.api.deprecation import Deprecation, announce, told_again
+from contimg.api.deprecation import Deprecation, announce
 from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
@@ -116,15 +115,9 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
         return super().filter_queryset(queryset) if self.action == "list" else queryset
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
-        """HEAD has the headers of GET (RFC 9110, 9.3.2); Django's ConditionalGetMiddleware sees only to GET."""
         final: Any = super().finalize_response(request, response, *args, **kwargs)
         announce(final, self.deprecated_used())
-        if request.method != "HEAD" or final.streaming:
-            return final
-        if isinstance(final, Response):
-            final.add_post_render_callback(lambda rendered: _conditional(request, rendered))
-            return final
-        return _conditional(request, final)
+        return final
 
 
 @functools.cache
@@ -133,13 +126,6 @@ def _rows(viewset: Any) -> QuerySet[Any] | None:
     names = getattr(viewset.serializer_class(), "fields", {})
     # A cursor is made of what the last row shows.
     return shown_by(viewset.serializer_class, viewset.queryset) if names.keys() >= set(viewset.orderings) else None
-
-
-def _conditional(request: Request, response: Any) -> Any:
-    if not response.has_header("ETag"):
-        set_response_etag(response)
-    conditional: Any = get_conditional_response(request, etag=response.headers["ETag"], response=response)
-    return told_again(conditional, of=response)
 
 
 class Router(DefaultRouter):

@@ -216,10 +216,22 @@ def test_of_many_wrong_subjects_the_first_are_named_and_too_many_are_not_looked_
         ('{"query": ' + "[" * 100 + "]" * 100 + "}", 400, "parse_error"),
         ('{"priority": ' + "9" * 5000 + "}", 400, "parse_error"),
         ('{"priority": NaN}', 400, "parse_error"),
+        ('\ufeff{"stage": "image"}', 400, "parse_error"),
         ('{"stage": "convert", "query": {"kind": "subband_group", "observed_at__gte": 1e400}}', 400, "invalid_query"),
         (" " * 8_000_001, 413, "request_too_large"),
     ],
-    ids=["surrogate", "surrogate stage", "unclosed", "deep", "rather deep", "long number", "NaN", "infinite", "large"],
+    ids=[
+        "surrogate",
+        "surrogate stage",
+        "unclosed",
+        "deep",
+        "rather deep",
+        "long number",
+        "NaN",
+        "mark",
+        "infinite",
+        "large",
+    ],
 )
 def test_a_body_that_nobody_can_mean_is_refused(operator, body, status, code):
     response = operator.post(BATCHES, body, content_type="application/json")

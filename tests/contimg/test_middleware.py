@@ -29,6 +29,30 @@ def test_a_precondition_that_fails_is_a_problem_as_any_other(client, method):
         assert (refused.json()["code"], refused.json()["instance"]) == ("precondition_failed", url)
 
 
+@pytest.mark.parametrize("address", ["", "stats/", "schema/", "images/", "images/{image}/"])
+def test_head_has_the_version_that_get_has_and_is_answered_by_it(client, address):
+    url = f"/api/v1/{address.format(image=ImageFactory().pk)}"
+    tag = client.get(url).headers["ETag"]
+    assert client.head(url).headers["ETag"] == tag
+    assert client.head(url, headers={"If-None-Match": tag}).status_code == 304
+    assert client.head(url, headers={"If-Match": '"another"'}).status_code == 412
+
+
+@pytest.mark.parametrize(("method", "url"), [("options", "/"), ("post", "/health/live"), ("get", "/api/auth/logout/")])
+def test_a_method_that_a_page_does_not_take_is_a_problem_as_any_other(client, method, url):
+    refused = getattr(client, method)(url)
+    assert (refused.status_code, refused.headers["Content-Type"]) == (405, "application/problem+json")
+    assert refused.json()["code"] == "method_not_allowed"
+    assert refused.headers["Allow"] in refused.json()["detail"]
+
+
+def test_a_request_that_cannot_be_answered_is_told_why(client):
+    said = client.get("/api/v1/images/", headers={"Host": "elsewhere.example"})
+    assert (said.status_code, "Host" in said.json()["detail"]) == (400, True)
+    said = client.get("/api/v1/images/", headers={"Accept": "text/calendar"})
+    assert (said.status_code, "application/json" in said.json()["detail"]) == (406, True)
+
+
 def test_what_has_no_time_of_its_own_is_compared_with_none(client):
     url = f"/api/v1/images/{ImageFactory().pk}/"
     assert client.get(url, headers={"If-Unmodified-Since": "Thu, 01 Jan 2004 00:00:00 GMT"}).status_code == 200
