@@ -350,10 +350,11 @@ def _complete(links: list[Stage], given: Mapping[str, Any]) -> dict[str, Any]:
         raise _wrong(InvalidParameter, "parameters", serializer.errors)
     complete = {**defaults(), **serializer.validated_data}
     if "size_px" in taken and not fits_on_the_sky(complete["size_px"], complete["pixel_arcsec"]):
-        raise InvalidParameter(
+        message = (
             f"size_px {complete['size_px']} of pixel_arcsec {complete['pixel_arcsec']:g} reach beyond the hemisphere"
             " that an image shows; make their product at most 81 degrees (291 600 arcsec)."
         )
+        raise InvalidParameter(message, wrong={"parameters.size_px": message})
     return {name: complete[name] for name in taken}
 
 

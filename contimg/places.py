@@ -20,7 +20,6 @@ class Places:
     """At most so many of one kind at once. `refusal` makes the error that says that all are taken."""
 
     def __init__(self, most: int, refusal: Callable[[], ContimgError]) -> None:
-        self.most = most
         self._of_kind = threading.BoundedSemaphore(most)
         self._refusal = refusal
 

@@ -189,6 +189,10 @@ def _answer(request: HttpRequest, *, status: int, code: str, detail: str, page: 
     wants_page = request.get_preferred_type([CONTENT_TYPE, "application/json", "text/html"]) == "text/html"
     if wants_page and not request.path.startswith("/api/"):
         return page()
+    return _problem_response(request, status=status, code=code, detail=detail)
+
+
+def _problem_response(request: HttpRequest, *, status: int, code: str, detail: str) -> HttpResponse:
     return JsonResponse(
         problem(status=status, code=code, detail=detail, instance=request.path),
         status=status,
@@ -257,27 +261,15 @@ def throttled(request: HttpRequest, *, waiting_s: int) -> HttpResponse:
 
 
 def method_not_allowed(request: HttpRequest, *, allowed: str) -> HttpResponse:
-    response = JsonResponse(
-        problem(
-            status=405,
-            code="method_not_allowed",
-            detail=f"This path takes no {request.method}; it takes {allowed}.",
-            instance=request.path,
-        ),
-        status=405,
-        content_type=CONTENT_TYPE,
-    )
+    detail = f"This path takes no {request.method}; it takes {allowed}."
+    response = _problem_response(request, status=405, code="method_not_allowed", detail=detail)
     response.headers["Allow"] = allowed
     return response
 
 
 def precondition_failed(request: HttpRequest) -> HttpResponse:
     detail = "This is not what If-Match or If-Unmodified-Since names: it has changed since; read it again."
-    return JsonResponse(
-        problem(status=412, code="precondition_failed", detail=detail, instance=request.path),
-        status=412,
-        content_type=CONTENT_TYPE,
-    )
+    return _problem_response(request, status=412, code="precondition_failed", detail=detail)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

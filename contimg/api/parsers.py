@@ -23,8 +23,10 @@ class JSONParser(parsers.JSONParser):
         except RecursionError as error:
             raise ParseError(_TOO_DEEP) from error
         except ParseError as error:
-            plain = [said for word, said in _IN_PLAIN_WORDS.items() if word in str(error.detail)]
-            raise ParseError(plain[0] if plain else error.detail) from error
+            for word, plain in _IN_PLAIN_WORDS.items():
+                if word in str(error.detail):
+                    raise ParseError(plain) from error
+            raise
         _refuse_depth(parsed)
         try:
             json.dumps(parsed, ensure_ascii=False).encode()

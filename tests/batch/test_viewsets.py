@@ -152,6 +152,7 @@ def test_a_query_has_several_choices_as_a_list_or_with_commas(operator):
     [
         ({"parameters": {"niter": -1, "robust": 9}}, ["parameters.robust", "parameters.niter"]),
         ({"parameters": {"n_iter": 1}}, ["parameters.n_iter"]),
+        ({"parameters": {"size_px": 8192, "pixel_arcsec": 60}}, ["parameters.size_px"]),
         ({"priority": 101}, ["priority"]),
         ({"idempotency_key": ""}, ["idempotency_key"]),
         ({"subjects": None, "query": {"kind": "subband_group", "is_complete": "x", "n_subbands": "y"}},

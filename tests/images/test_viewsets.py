@@ -69,6 +69,7 @@ def test_the_fits_file_is_streamed_whole_whatever_is_accepted(api, image, accept
     [
         ("bytes=0-0", 0, 1),
         ("bytes=0-99", 0, 100),
+        ("Bytes=0-99", 0, 100),
         ("bytes=100-", 100, SIZE),
         ("bytes=-100", SIZE - 100, SIZE),
         ("bytes=0-99999999999999999999", 0, SIZE),
@@ -85,6 +86,11 @@ def test_a_byte_range_is_answered_in_part(api, image, asked, first, end):
     assert response.headers["Content-Range"] == f"bytes {first}-{end - 1}/{SIZE}"
     assert int(response.headers["Content-Length"]) == end - first
     assert body(response) == CONTENT[first:end]
+
+
+def test_head_is_about_the_whole_file(api, image):
+    headed = api.head(f"/api/v1/images/{image.pk}/fits/", headers={"range": "bytes=0-9"})
+    assert (headed.status_code, headed.headers["Content-Length"]) == (200, str(SIZE))
 
 
 @pytest.mark.parametrize("asked", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE + 5}-{SIZE + 9}", f"bytes={'9' * 20}-"])

@@ -197,6 +197,9 @@ def test_a_review_that_says_nothing_known_is_refused(said, why, client_of_review
         review(subject=image, reviewer=UserFactory(), **said)
     answer = client_of_reviewer.post(URL, {"subject": {"kind": "image", "id": image.pk}, **said}, format="json")
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_input")
+    known = {"invalid_choice": ("marginal, poor", "rfi, "), "max_length": ("1000",)}
+    (error,) = answer.json()["errors"]
+    assert any(word in error["detail"] for word in known[error["code"]]), error
     assert not Review.objects.exists()
 
 
