@@ -7,7 +7,8 @@ Readers (lists, details, cones, totals; at a steady rate), one that asks for bat
 granian processes and two worker processes whose stage sleeps. Faults: a web process, a worker process and the whole
 worker killed with -9, PostgreSQL restarted, Redis frozen and killed. Printed: latencies, errors without faults and in
 the minute around each, memory, connections, locks; and whether every batch was done, once. Ends with 1 when a limit is
-broken: no error without a fault, below 1% in the minute around one, memory growth below 5%.
+broken: no error without a fault, below 1% in the minute around one, memory growth below 5%. Growth is each process
+against itself once it is warm: a killed one and the younger one that follows would hide growth, or look like it.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class Soak:
     asked: list[tuple[float, float, int, str]] = field(default_factory=list)  # when, seconds, status, what
     faults: list[tuple[float, str]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    memory: list[tuple[float, float]] = field(default_factory=list)  # when, MB of the servers' processes
+    memory: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # by process: when, MB of its own
     connections: list[int] = field(default_factory=list)
     locks: list[int] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -164,7 +165,8 @@ def ask(soak: Soak, web: Web, tiles: Iterator[int]) -> None:
 
 
 def watch(soak: Soak, web: Web) -> None:
-    soak.memory.append((soak.now, _memory_mb([web.process, soak.worker])))
+    for pid, mb in _memory_mb([web.process, soak.worker]):
+        soak.memory.setdefault(pid, []).append((soak.now, mb))
     if soak.postgres is not None:
         import psycopg
 
@@ -177,16 +179,14 @@ def watch(soak: Soak, web: Web) -> None:
             soak.locks.append(waiting)
 
 
-def _memory_mb(servers: list[subprocess.Popen]) -> float:
-    """What their processes have for themselves; the children that run stages come and go, and are left out."""
-    total = 0
+def _memory_mb(servers: list[subprocess.Popen]) -> Iterator[tuple[int, float]]:
+    """What each of their processes has for itself; the children that run stages come and go, and are left out."""
     for server in servers:
         with contextlib.suppress(psutil.NoSuchProcess):
             mine = psutil.Process(server.pid)
             for process in (mine, *mine.children()):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    total += process.memory_full_info().uss
-    return total / 1e6
+                    yield process.pid, process.memory_full_info().uss / 1e6
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -312,15 +312,24 @@ def _report(soak: Soak) -> Iterator[str]:
             yield f"{_errors(asked)} of {len(asked)} requests failed around {name}"
     if _errors(quiet):
         yield f"{_errors(quiet)} requests failed without a fault"
-    warm = [mb for when, mb in soak.memory if when > soak.seconds / 4]
-    half = len(warm) // 2
-    if half and min(warm):
-        before, after = statistics.median(warm[:half]), statistics.median(warm[half:])
-        print(f"\nmemory {before:.0f} MB after warming, {after:.0f} MB in the second half: {after / before - 1:+.1%}")
+    before, after = _warm_mb(soak)
+    if before:
+        print(f"\nmemory of warm processes {before:.0f} MB, later {after:.0f} MB: {after / before - 1:+.1%}")
         if after > (1 + MOST_GROWTH) * before:
             yield f"memory grew by {after / before - 1:.1%}"
     if soak.connections:
         print(f"connections {max(soak.connections)} at most, requests that wait for a lock {max(soak.locks)} at most")
+
+
+def _warm_mb(soak: Soak) -> tuple[float, float]:
+    """The sum over the processes, each in the first and in the second half of its life after a quarter of the run."""
+    before = after = 0.0
+    for samples in soak.memory.values():
+        warm = [mb for when, mb in samples if when > samples[0][0] + soak.seconds / 4]
+        if half := len(warm) // 2:
+            before += statistics.median(warm[:half])
+            after += statistics.median(warm[half:])
+    return before, after
 
 
 def _line(what: str, asked: list[tuple[float, float, int, str]]) -> None:

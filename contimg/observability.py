@@ -64,14 +64,18 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
             }
         },
-        "filters": {"without_traceback": {"()": WithoutTraceback}, "once_an_outage": {"()": OnceAnOutage}},
+        "filters": {
+            "without_traceback": {"()": WithoutTraceback},
+            "only_faults": {"()": OnlyFaults},
+            "once_an_outage": {"()": OnceAnOutage},
+        },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["stderr"], "level": level if level in LEVELS else "INFO"},
         "loggers": {
             "django": {"handlers": [], "level": "INFO"},
-            # RequestMiddleware says it once, with the request's id.
+            # RequestMiddleware says it once, with the request's id; of a fault the traceback is needed too.
             "django.server": {"handlers": [], "level": "ERROR", "propagate": True},
-            "django.request": {"level": "ERROR"},
+            "django.request": {"level": "ERROR", "filters": ["only_faults"]},
             # A line for each doorbell; what the work came to is said by who did it.
             "celery": {"level": "WARNING"},
             "django_tasks": {"level": "CRITICAL"},
@@ -93,6 +97,13 @@ class WithoutTraceback(logging.Filter):
         record.levelno, record.levelname = logging.WARNING, logging.getLevelName(logging.WARNING)
         record.exc_info = record.exc_text = None
         return True
+
+
+class OnlyFaults(logging.Filter):
+    """Lets by what has a traceback: an answer above 499 that is meant, such as a 503, has its request's line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return bool(record.exc_info)
 
 
 class OnceAnOutage(logging.Filter):

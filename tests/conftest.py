@@ -13,9 +13,17 @@ from django.db import close_old_connections
 from rest_framework.test import APIClient
 
 from access import throttles
+from contimg.api import reuse
 from contimg.products import WORK_FOLDER, database_tag
 
 pytest_plugins = ["tests.science"]
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup) -> Iterator[None]:
+    """PostgreSQL drops no database that somebody is connected to."""
+    yield
+    reuse._watch.close()
 
 
 @pytest.fixture(autouse=True)

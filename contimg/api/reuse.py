@@ -1,10 +1,9 @@
 """An answer that was rendered once is sent again while the database is provably the same.
 
-`_snapshot()` names what the database holds: a commit of anybody gives it another name. On PostgreSQL it is the
-snapshot, which every transaction that writes changes when it ends; on SQLite `PRAGMA data_version` of a connection that
-does nothing else, which changes with each commit of any other. It is read before the answer is made: who writes in the
-meantime leaves an answer that nobody asks for any more. After a commit one request makes the answer, and others for the
-same wait for it.
+`_Watch` names what the database holds: a commit of anybody gives it another name. On PostgreSQL it is the snapshot,
+which every transaction that writes changes when it ends; on SQLite `PRAGMA data_version`, which changes with each
+commit of any other connection. It is read before the answer is made: who writes in the meantime leaves an answer that
+nobody asks for any more. After a commit one request makes the answer, and others for the same wait for it.
 
 Kept are JSON answers, for each address, format and caller. A view says for how long its answers hold while the database
 is the same: for ever (`ALWAYS`), some seconds where the time plays a part, or not at all. Measured in
@@ -24,7 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.http import HttpResponse, HttpResponseBase
 from django.utils.encoding import force_bytes
 from prometheus_client import Counter
@@ -119,6 +119,8 @@ def reused(request: Request, make: Callable[[], Response], *, for_s: float, audi
     caller = (request.user.pk, request.auth and request.auth.pk, audience)
     key = (request.build_absolute_uri(), request.accepted_media_type, caller)
     state = _state(for_s)
+    if state is None:
+        return make()
     kept = _answers.get(key, state)
     REUSED.labels("yes" if kept else "no").inc()
     if kept is None:
@@ -129,7 +131,7 @@ def reused(request: Request, make: Callable[[], Response], *, for_s: float, audi
             if kept is None:
                 made = make()
                 kept = _rendered(request, made)
-                if len(kept.body) <= _LARGEST_BYTES and not getattr(made, "is_passing", False):
+                if state is not None and len(kept.body) <= _LARGEST_BYTES and not getattr(made, "is_passing", False):
                     _answers.keep(key, state, kept)
     return HttpResponse(kept.body, content_type=kept.content_type, headers={"ETag": kept.etag})
 
@@ -147,36 +149,72 @@ def _rendered(request: Request, response: Response) -> _Kept:
 
 
 def _state(for_s: float) -> Any:
-    """What the database holds, and which span of `for_s` seconds it is."""
-    return (_snapshot(), time.time() // for_s)
-
-
-def _snapshot() -> Any:
-    if connection.vendor == "sqlite":
-        return _watch.version()
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_current_snapshot()::text")
-        return cursor.fetchone()[0]
+    """What the database holds, and which span of `for_s` seconds it is; None where that cannot be known now."""
+    snapshot = _watch.snapshot()
+    return None if snapshot is None else (snapshot, time.time() // for_s)
 
 
 class _Watch:
-    """The connection of each process that sees every commit to the SQLite database as somebody else's."""
+    """The connection of each process that asks what its database holds, and does nothing else.
+
+    SQLite needs it so that every commit is somebody else's. On PostgreSQL it is cheaper by far than asking over
+    Django's connection, which comes from the pool and goes back (docs/measurements.md). Who waits for it while another
+    asks takes the next answer with all who wait: it is younger than their questions.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._of: Any = None
+        self._connection: BaseDatabaseWrapper | None = None
+        self._said: Any = None
+        self._said_at = self._failed_at = -math.inf
 
-    def version(self) -> Any:
-        """Of this process and this database only."""
-        of = (os.getpid(), connection.settings_dict["NAME"])
+    def snapshot(self) -> Any:
+        """Of this process and this database only; None while it does not answer, as who makes the answer will say."""
+        came_at, of = time.monotonic(), (os.getpid(), connection.settings_dict["NAME"])
         with self._lock:
             if self._of != of:  # a fork, or the next installation of a test
-                self._connection = connections.create_connection(DEFAULT_DB_ALIAS)
-                self._connection.inc_thread_sharing()
-                self._connection.ensure_connection()
-                self._of = of
-            (version,) = self._connection.connection.execute("PRAGMA data_version").fetchone()
-        return (*of, version)
+                self._connection, self._of, self._said_at, self._failed_at = None, of, -math.inf, -math.inf
+            if self._said_at < came_at:
+                self._said_at = time.monotonic()
+                self._said = self._ask()
+            return None if self._said is None else (*of, self._said)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _ask(self) -> Any:
+        if self._connection is not None:
+            try:
+                return self._answer_of(self._connection)
+            except DatabaseError:  # its server has gone, and may be back
+                self._connection = None
+        if time.monotonic() < self._failed_at + _AWAY_S:
+            return None
+        try:
+            self._connection = _of_its_own()
+            return self._answer_of(self._connection)
+        except DatabaseError:
+            self._connection, self._failed_at = None, time.monotonic()
+            return None
+
+    def _answer_of(self, asked: BaseDatabaseWrapper) -> Any:
+        with asked.wrap_database_errors:
+            return asked.connection.execute(_SNAPSHOTS[asked.vendor]).fetchone()[0]
 
 
+_AWAY_S = 5.0  # who asks a server that is away waits for Django's pool only
+_SNAPSHOTS = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
 _watch = _Watch()
+
+
+def _of_its_own() -> BaseDatabaseWrapper:
+    """A connection as Django's, and of no pool."""
+    options = {name: value for name, value in connection.settings_dict["OPTIONS"].items() if name != "pool"}
+    made = type(connections[DEFAULT_DB_ALIAS])({**connection.settings_dict, "OPTIONS": options}, DEFAULT_DB_ALIAS)
+    made.inc_thread_sharing()
+    made.ensure_connection()
+    return made

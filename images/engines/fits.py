@@ -298,8 +298,8 @@ def normalised_ra(ra_deg: float) -> float:
 
 
 def pixel_arcsec(wcs: WCS) -> float:
-    """The side of a square of one pixel's area at the reference position."""
-    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600
+    """The side of a square of one pixel's area at the reference position, without the noise of its last digits."""
+    return round(float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs)))) * 3600, 9)
 
 
 # --- opening ------------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def make_old(stage: str, tile: SubbandGroup) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.django_db
 def test_each_stage_of_a_tile_fails_without_its_product(night, small_array, spoil):
     index_subbands(folder=night)
@@ -88,6 +89,7 @@ def test_a_catalogue_whose_detections_became_no_source_is_not_empty_and_one_with
         evidence.made([CatalogueFactory(n_detected=0, n_forced=2)], since_ns=0)
 
 
+@pytest.mark.once
 @pytest.mark.django_db
 @pytest.mark.parametrize("how", CODES)
 def test_a_mosaic_fails_without_its_product(how, spoil):

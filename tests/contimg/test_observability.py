@@ -77,6 +77,18 @@ def test_a_wrong_host_is_one_short_warning(client, log):
     assert "exception" not in line
 
 
+def test_an_answer_that_is_meant_has_no_line_of_django_and_a_fault_has_its_traceback(log):
+    django = logging.getLogger("django.request")
+    django.error("Service Unavailable: /api/v1/images/")
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        django.exception("Internal Server Error: /api/v1/images/")
+    (line,) = log()
+    assert line["event"].startswith("Internal")
+    assert "ValueError: bad" in line["exception"]
+
+
 def test_an_unknown_level_and_format_do_not_stop_the_start():
     config = logging_config(log_format="xml", level="LOUD")
     assert config["root"]["level"] == "INFO"

@@ -18,7 +18,7 @@ from tests.contimg.api.test_filters import errors
 from tests.factories import ImageFactory
 from tests.images import radio_fits
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 PIXEL = 2.0  # arcsec, of radio_fits
 
 

@@ -40,7 +40,7 @@ from tests.science import (
     solved,
 )
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 SOURCES = [(0.05, 0.04, 1.0), (-0.15, 0.1, 0.5), (0.2, -0.12, 0.3)]  # degrees east and north of the centre, Jy
 
 

@@ -18,7 +18,7 @@ from tests.contimg.api.test_filters import errors
 from tests.factories import ImageFactory, MeasurementFactory, SourceFactory
 from tests.images import radio_fits
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 
 def url(source, what: str) -> str:
