@@ -167,7 +167,10 @@ def _of_fields(exc: APIException) -> list[dict[str, Any]]:
 
 
 def _field_error(error: Any) -> dict[str, Any]:
-    field = None if error.attr == api_settings.NON_FIELD_ERRORS_KEY else error.attr
+    path = (error.attr or "").split(".")  # as subjects.0.id
+    if path[-1] == api_settings.NON_FIELD_ERRORS_KEY:  # of the whole of it
+        path.pop()
+    field = ".".join(path) or None
     return {"field": field, "code": error.code, "detail": error.detail}
 
 

@@ -102,6 +102,12 @@ def test_a_wrong_field_is_named(api, failing_with):
     assert body["detail"] == "size: Too big. size: Odd. Never."
 
 
+def test_what_is_wrong_as_a_whole_is_named_by_its_place(api, failing_with):
+    failing_with(drf.ValidationError({"subjects": {1: {"non_field_errors": ["No object."], "id": ["Too big."]}}}))
+    body = problem_of(api.get(LIST), 400, "invalid_input")
+    assert [error["field"] for error in body["errors"]] == ["subjects.1", "subjects.1.id"]
+
+
 def test_a_missing_row_is_not_found(api):
     for unknown in ("1", "0", "-1", "x", "9" * 30):
         problem_of(api.get(f"{LIST}{unknown}/"), 404, "not_found")
