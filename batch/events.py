@@ -53,7 +53,8 @@ class TooManyStreams(ContimgError):
 _places = Places(
     MOST_STREAMS,
     lambda: TooManyStreams(
-        "As many streams are open as this server takes; come again in a moment, or ask for the batch itself."
+        "As many streams, pictures and exports are being made here as may be at once; come again in a moment, or ask"
+        " for the batch itself."
     ),
 )
 

@@ -11,7 +11,6 @@ from rest_framework.decorators import action
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import GenericViewSet
 
 from access.gates import IsInternal, is_inside
 from access.scopes import Scope
@@ -59,7 +58,7 @@ from contimg.api.errors import ProblemSerializer
 from contimg.api.negotiation import FileNegotiation
 from contimg.api.parameters import parameters_of
 from contimg.api.reuse import ALWAYS
-from contimg.api.viewsets import ReadOnlyResource
+from contimg.api.viewsets import ReadOnlyResource, WithNothingIgnored
 from images.models import Image
 from provenance.filters import QuarantineFilter
 from provenance.models import Quarantine
@@ -351,7 +350,7 @@ class AssessmentViewSet(_TakesQuery, QaAssessmentViewSet):
         return _shown_batch(self, made.batch.pk, status=201)
 
 
-class ImageBatchViewSet(GenericViewSet):
+class ImageBatchViewSet(WithNothingIgnored):
     """What makes batches of an image, which images know nothing of: the wiring puts them together."""
 
     lookup_value_regex = QaAssessmentViewSet.lookup_value_regex

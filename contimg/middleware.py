@@ -21,8 +21,14 @@ class ToTheSlash(HttpResponsePermanentRedirect):
     status_code = HTTPStatus.PERMANENT_REDIRECT
 
 
-class SlashMiddleware(CommonMiddleware):
+class AddressMiddleware(CommonMiddleware):
+    """Refuses a host or a number of parameters that is not taken, and leads to the slash."""
+
     response_redirect_class = ToTheSlash
+
+    def process_request(self, request: HttpRequest) -> HttpResponsePermanentRedirect | None:
+        _ = request.GET  # Django raises what is wrong with it when it is first read: in a view that would be a fault
+        return super().process_request(request)
 
     def get_full_path_with_slash(self, request: HttpRequest) -> str:
         """Without Django's error in debug, which is about the 301."""

@@ -84,8 +84,9 @@ def logging_config(*, log_format: str, level: str) -> dict[str, Any]:
             "psycopg.pool": {"level": "WARNING", "filters": ["once_an_outage"]},
             # With a traceback, and at every scrape; `contimg.health` says what has changed.
             "health_check": {"level": "CRITICAL"},
-            # Anybody can send a wrong Host header: no fault of ours, and a traceback of Django's insides tells nothing.
+            # Anybody can send these: no fault of ours, and a traceback of Django's insides tells nothing.
             "django.security.DisallowedHost": {"filters": ["without_traceback"]},
+            "django.security.TooManyFieldsSent": {"filters": ["without_traceback"]},
         },
     }
 

@@ -66,7 +66,9 @@ class TooManyRenditions(ContimgError):
 
 places = Places(
     AT_ONCE,
-    lambda: TooManyRenditions("As many pictures are being made here as may be at once; come again soon."),
+    lambda: TooManyRenditions(
+        "As many pictures, exports and streams are being made here as may be at once; come again soon."
+    ),
 )
 
 

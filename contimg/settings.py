@@ -140,7 +140,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "contimg.middleware.ConditionalMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "contimg.middleware.SlashMiddleware",
+    "contimg.middleware.AddressMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",

@@ -1,7 +1,7 @@
 """One page of totals: by state, by grade, by day. Wiring: sees every app.
 
-Every count is exact up to 10 000 and an estimate above (contimg/api/pagination.py), so that it costs the same at ten
-million rows; days are read from the index on time, a day at a time.
+Every count is exact up to 10 000 and an estimate above (contimg/api/counts.py), so that it costs the same at ten
+million rows; the days are read in one query over the index on time.
 """
 
 from __future__ import annotations

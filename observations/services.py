@@ -19,6 +19,7 @@ from observations.grouping import N_SUBBANDS
 from observations.models import DataRoot, SubbandFile, SubbandGroup, name_files
 from observations.regrouping import Regrouped, regroup
 from observations.scanning import FoundFile, RefusedFile, Scan, scan_folder
+from observations.telescope import load_positions
 
 BATCH = 1000  # files in one transaction: two seconds of reading, and what a killed scan may lose
 FACTS = (
@@ -102,6 +103,7 @@ def index_subbands(*, folder: Path, progress: Progress | None = None) -> IndexRe
 def _take_batch(report: IndexReport, places: Sequence[_Place], rows: Sequence[SubbandFile]) -> None:
     read = [row for place, row in zip(places, rows, strict=True) if row is not place.row]
     if read:
+        load_positions()
         report.groups.add(_record(read))
     report.n_read += len(read)
     report.n_unchanged += len(rows) - len(read)

@@ -72,6 +72,12 @@ def meridian_icrs(
     return icrs.ra.deg % 360.0, icrs.dec.deg
 
 
+@functools.cache
+def load_positions() -> None:
+    """What positions on the sky need takes a process seconds to load: before a transaction, never in it."""
+    meridian_icrs([datetime.now(UTC)], [LATITUDE_DEG])
+
+
 def meridian_plane_icrs(time: datetime) -> tuple[tuple[float, float], tuple[float, float]]:
     """ICRS (ra_deg, dec_deg) of the meridian's pole in the east, and of where the meridian crosses the equator."""
     ra, dec = (np.radians(angle) for angle in meridian_icrs([time, time], [0.0, LATITUDE_DEG]))

@@ -76,7 +76,8 @@ class TooManyExports(ContimgError):
 places = Places(
     MOST_EXPORTS,
     lambda: TooManyExports(
-        "As many lists are being exported as this server takes at once; come again soon, or ask for pages as JSON."
+        "As many exports, pictures and streams are being made here as may be at once; come again soon, or ask for"
+        " pages as JSON."
     ),
 )
 

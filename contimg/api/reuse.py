@@ -37,6 +37,7 @@ REUSED = Counter("contimg_answers", "Answers of the API that may be reused, by w
 ALWAYS = math.inf
 MOST_BYTES = 64_000_000  # of each process
 _LARGEST_BYTES = 4_000_000
+_OVERHEAD_BYTES = 1000  # of an answer's key, state and place, besides the texts
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class _Answers:
         with self._lock:
             self._forget(key)
             self._kept[key] = (state, answer)
-            self._bytes += len(answer.body)
+            self._bytes += _size_bytes(key, answer)
             while self._bytes > MOST_BYTES:
                 self._forget(next(iter(self._kept)))
 
     def _forget(self, key: Any) -> None:
         _, old = self._kept.pop(key, (None, None))
-        self._bytes -= len(old.body) if old else 0
+        self._bytes -= _size_bytes(key, old) if old else 0
 
     @contextmanager
     def turn(self, key: Any) -> Iterator[bool]:
@@ -97,6 +98,12 @@ class _Answers:
                 turn.n_wanted -= 1
                 if not turn.n_wanted:
                     del self._turns[key]
+
+
+def _size_bytes(key: Any, answer: _Kept) -> int:
+    """Empty lists of a million addresses are a gigabyte too."""
+    address, media_type, _ = key
+    return len(answer.body) + len(address) + len(media_type) + _OVERHEAD_BYTES
 
 
 @dataclass
@@ -166,11 +173,13 @@ class _Watch:
         self._lock = threading.Lock()
         self._of: Any = None
         self._connection: BaseDatabaseWrapper | None = None
+        self._n_opened = 0
         self._said: Any = None
         self._said_at = self._failed_at = -math.inf
 
     def snapshot(self) -> Any:
-        """Of this process and this database only; None while it does not answer, as who makes the answer will say."""
+        """What the database holds, as this process sees it; None while it does not answer, which who makes the answer
+        is told by Django's own connection."""
         came_at, of = time.monotonic(), (os.getpid(), connection.settings_dict["NAME"])
         with self._lock:
             if self._of != of:  # a fork, or the next installation of a test
@@ -178,7 +187,7 @@ class _Watch:
             if self._said_at < came_at:
                 self._said_at = time.monotonic()
                 self._said = self._ask()
-            return None if self._said is None else (*of, self._said)
+            return self._said
 
     def close(self) -> None:
         with self._lock:
@@ -187,26 +196,23 @@ class _Watch:
             self._connection = None
 
     def _ask(self) -> Any:
-        if self._connection is not None:
-            try:
-                return self._answer_of(self._connection)
-            except DatabaseError:  # its server has gone, and may be back
-                self._connection = None
         if time.monotonic() < self._failed_at + _AWAY_S:
             return None
         try:
-            self._connection = _of_its_own()
-            return self._answer_of(self._connection)
-        except DatabaseError:
+            if self._connection is None:
+                self._connection = _of_its_own()
+                self._n_opened += 1
+            with self._connection.wrap_database_errors:
+                (said,) = self._connection.connection.execute(_SNAPSHOTS[self._connection.vendor]).fetchone()
+        except DatabaseError:  # its server has gone, and may be back
             self._connection, self._failed_at = None, time.monotonic()
             return None
-
-    def _answer_of(self, asked: BaseDatabaseWrapper) -> Any:
-        with asked.wrap_database_errors:
-            return asked.connection.execute(_SNAPSHOTS[asked.vendor]).fetchone()[0]
+        # SQLite counts for each connection from its beginning, and PostgreSQL anew behind a failover.
+        return (self._of, self._n_opened, said)
 
 
-_AWAY_S = 5.0  # who asks a server that is away waits for Django's pool only
+_AWAY_S = 5.0  # for so long it is not asked again: the others would wait here and then for Django's pool
+_CONNECT_S = 2
 _SNAPSHOTS = {"sqlite": "PRAGMA data_version", "postgresql": "SELECT pg_current_snapshot()::text"}
 _watch = _Watch()
 
@@ -214,6 +220,8 @@ _watch = _Watch()
 def _of_its_own() -> BaseDatabaseWrapper:
     """A connection as Django's, and of no pool."""
     options = {name: value for name, value in connection.settings_dict["OPTIONS"].items() if name != "pool"}
+    if "connect_timeout" in options:  # of PostgreSQL; all who ask wait for it
+        options["connect_timeout"] = _CONNECT_S
     made = type(connections[DEFAULT_DB_ALIAS])({**connection.settings_dict, "OPTIONS": options}, DEFAULT_DB_ALIAS)
     made.inc_thread_sharing()
     made.ensure_connection()

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.routers import DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.settings import api_settings
-from rest_framework.viewsets import ReadOnlyModelViewSet
+from rest_framework.viewsets import GenericViewSet, ReadOnlyModelViewSet
 
 from contimg.api.deprecation import Deprecation, announce
 from contimg.api.exports import RENDERERS, export
@@ -33,7 +33,26 @@ class PreconditionNotTaken(InvalidInput):
     code = "precondition_not_taken"
 
 
-class ReadOnlyResource(ReadOnlyModelViewSet):
+class WithNothingIgnored(GenericViewSet):
+    """Refuses what it would not heed: parameters of an action that has none of the name, preconditions of a write."""
+
+    # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
+    query_parameters: ClassVar[Sequence[str] | None] = ()
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        given = [name for name in PRECONDITIONS if name in request.headers]
+        if given and self.action is not None and request.method not in SAFE_METHODS:
+            raise PreconditionNotTaken(
+                f"{given[0]} is taken by GET and HEAD only, and nothing was done; leave it out."
+                " What a change depends on is looked at when it is made, and answered with 409."
+            )
+        # None is the action of a method that there is not, metadata that of OPTIONS.
+        if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
+            refuse_unknown(request, ["format", *self.query_parameters])
+
+
+class ReadOnlyResource(WithNothingIgnored, ReadOnlyModelViewSet):
     """`queryset` and `serializer_class` are of the list; `ordering` is its default among `orderings`.
 
     `required_scopes` says which scope an action needs; where it says nothing, reading needs `read` and writing `admin`.
@@ -49,20 +68,6 @@ class ReadOnlyResource(ReadOnlyModelViewSet):
     # For how long the answers of its list and detail hold while the database is the same; see contimg/api/reuse.py.
     reusable_s: ClassVar[float] = 0
     is_exported: ClassVar[bool] = False  # its list can be had whole, as CSV and VOTable
-    # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
-    query_parameters: ClassVar[Sequence[str] | None] = ()
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        super().initial(request, *args, **kwargs)
-        given = [name for name in PRECONDITIONS if name in request.headers]
-        if given and self.action is not None and request.method not in SAFE_METHODS:
-            raise PreconditionNotTaken(
-                f"{given[0]} is taken by GET and HEAD only, and nothing was done; leave it out."
-                " What a change depends on is looked at when it is made, and answered with 409."
-            )
-        # None is the action of a method that there is not, metadata that of OPTIONS.
-        if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
-            refuse_unknown(request, ["format", *self.query_parameters])
 
     def get_queryset(self) -> QuerySet[Any]:
         if self.action == "retrieve":

@@ -289,6 +289,24 @@ def test_each_role_may_do_what_the_table_says_and_each_change_is_noted_once(role
     assert surprises == {}
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ({"headers": {"If-Match": '"1"'}}, "precondition_not_taken"),
+        ({"query_params": {"dry_run": "1"}}, "unknown_parameter"),
+    ],
+)
+def test_no_change_is_made_when_something_with_it_would_be_ignored(administrator, world, sent, code):
+    for (name, method), write in WRITES.items():
+        body = write.body(world) if method in ("post", "patch") else None
+        answer = getattr(administrator, method)(address_of(name, world, write.of), body, **sent)
+        problem = answer.json()
+        codes = [problem["code"], *(error["code"] for error in problem["errors"])]
+        assert (answer.status_code, codes[-1]) == (400, code), (name, method)
+    assert AuditEntry.objects.exclude(pk=world["audit"].pk).count() == 0
+
+
 def test_an_entry_says_who_did_it_with_which_token_from_where(world):
     client = client_of("token operate")
     answer = client.post(reverse("batch-cancel", kwargs={"pk": world["batch"].pk}), HTTP_X_REQUEST_ID="night-7")

@@ -77,6 +77,17 @@ def test_a_wrong_host_is_one_short_warning(client, log):
     assert "exception" not in line
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["images/", "sources/", "stats/", "sources/1/", "", "nothing/"])
+def test_too_many_parameters_are_refused_everywhere_in_one_short_warning(client, log, path):
+    answer = client.get(f"/api/v1/{path}?{'&a=1' * 1001}", headers={"accept": "application/json"})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+    assert "more than 1000 parameters" in answer.json()["detail"]
+    (line,) = [line for line in log() if line["logger"].startswith("django.security")]
+    assert line["level"] == "warning"
+    assert "exception" not in line
+
+
 def test_an_answer_that_is_meant_has_no_line_of_django_and_a_fault_has_its_traceback(log):
     django = logging.getLogger("django.request")
     django.error("Service Unavailable: /api/v1/images/")

@@ -111,6 +111,24 @@ def test_a_database_that_hung_up_is_asked_again(image):
     assert number_in(url) == 7
 
 
+def test_what_one_connection_called_a_state_is_none_of_the_next(image, monkeypatch):
+    """SQLite counts the changes that a connection has seen, and each begins at the same number."""
+    monkeypatch.setattr(reuse, "_AWAY_S", 0)
+    url = f"/api/v1/images/{image.pk}/"
+    reuse._watch.close()
+    assert number_in(url) == 0
+    Image.objects.filter(pk=image.pk).update(name="image 7")
+    reuse._watch._connection.connection.close()
+    assert [number_in(url) for _ in range(3)] == [7, 7, 7]
+
+
+def test_small_answers_of_many_addresses_do_not_fill_the_memory(image, monkeypatch):
+    monkeypatch.setattr(reuse, "MOST_BYTES", 100_000)
+    for n in range(120):
+        assert APIClient().get(f"/api/v1/sources/?ra_deg={n}&dec_deg=0&radius_deg=0.001").status_code == 200
+    assert len(reuse._answers._kept) < 100
+
+
 def test_a_detail_that_misses_its_file_is_not_kept(image):
     """No commit says that the disk is mounted again."""
     url, client, root = f"/api/v1/images/{image.pk}/", APIClient(), products_root()
