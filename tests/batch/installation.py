@@ -113,7 +113,7 @@ def inherited(number: signal.Signals, handler: signal.Handlers) -> Iterator[None
         signal.signal(number, before)
 
 
-def until(true: Callable[[], Any], *, within_s: float = 30.0, every_s: float = 0.05) -> Any:
+def until(true: Callable[[], Any], *, within_s: float = 60.0, every_s: float = 0.05) -> Any:
     """What `true` answers when it is true; an assertion when it is not in time."""
     end = time.monotonic() + within_s * PATIENCE
     while not (found := true()):

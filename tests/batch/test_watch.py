@@ -41,7 +41,7 @@ def events(installation: Installation, kind: str) -> list[dict]:
 
 def told(installation: Installation, kind: str, n: int = 1) -> list[dict]:
     """The events of a kind, when there are so many."""
-    until(lambda: len(events(installation, kind)) >= n, within_s=60)
+    until(lambda: len(events(installation, kind)) >= n, within_s=120)
     return events(installation, kind)
 
 
