@@ -11,6 +11,7 @@ server. wrk and the writer share the cores with it. CPU is that of the service's
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -149,25 +150,27 @@ def fill(*, large: bool) -> None:
         (f"filled {i:06}", ra[i], dec[i], cells[i], chance.expovariate(1), chance.random(), chance.expovariate(10))
         for i in range(n_sources)
     ), n_sources)  # fmt: skip
-    image_ids = list(Image.objects.order_by("pk").values_list("pk", "observed_at")[:1_000_000])
-    source_ids = list(Source.objects.order_by("pk").values_list("pk", flat=True))
+    image_ids = list(Image.objects.order_by("pk").values_list("pk", "observed_at")[:n_images])
+    source_ids = list(Source.objects.order_by("pk").values_list("pk", flat=True)[:n_sources])
     forced = Measurement(
         is_forced=True, flux_err_jy=1e-3, rms_jy_per_beam=1e-3, primary_beam=0.9, mjd=61000.0, position_err_arcsec=None
     )
     names = ["source_id", "image_id", "observed_at", "ra_deg", "dec_deg", "healpix", "flux_jy", "peak_jy_per_beam"]
+    n_of_image = n_measurements // n_images
 
     def measurements() -> Iterator[tuple[Any, ...]]:
-        for at in range(n_measurements):
-            which = at % n_sources
-            image_id, seen_at = image_ids[(at // n_sources + which) % len(image_ids)]
-            flux = chance.expovariate(10)
-            yield source_ids[which], image_id, seen_at, ra[which], dec[which], cells[which], flux, flux
+        """Image after image, as the pipeline writes them; each sees the next few sources."""
+        which = itertools.cycle(zip(source_ids, ra, dec, cells, strict=True))
+        for image_id, seen_at in image_ids:
+            for source_id, *place in itertools.islice(which, n_of_image):
+                flux = chance.random()
+                yield source_id, image_id, seen_at, *place, flux, flux
 
     write("measurements", forced, names, measurements(), n_measurements)
     more = max(0, POINTS - n_measurements // n_sources)
     with transaction.atomic():
-        seen_in = image_ids[n_measurements // n_sources :][:more]
-        further = [(source_ids[0], pk, at, ra[0], dec[0], cells[0], 0.1, 0.1) for pk, at in seen_in]
+        others = [image for at, image in enumerate(image_ids) if at * n_of_image % n_sources]
+        further = [(source_ids[0], pk, at, ra[0], dec[0], cells[0], 0.1, 0.1) for pk, at in others[:more]]
         insert_like(forced, names, further)
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
