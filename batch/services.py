@@ -223,10 +223,14 @@ def _links_of(stage: str) -> list[Stage]:
     table = stages()
     names = CHAIN if stage == StageName.PROCESS else (stage,)
     if not set(names) <= set(table):
-        known = ", ".join([StageName.PROCESS, *table])
-        raise UnknownStage(f"There is no stage {stage!r}; there are {known}.")
+        raise _unknown_stage(stage, [StageName.PROCESS, *table])
     links = [table[name] for name in names]
     return links + follow_a_mosaic(table) if stage == StageName.MOSAIC else links
+
+
+def _unknown_stage(name: str, known: Iterable[str]) -> UnknownStage:
+    message = f"There is no stage {name!r}; there are {', '.join(known)}."
+    return UnknownStage(message, wrong={"stage": message})
 
 
 def _chosen(
@@ -250,14 +254,15 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
         raise DuplicateSubject(f"The {twice[0][0]} {twice[0][1]} is there more than once; name each subject once.")
     by_kind: dict[str, list[int]] = {}
     for kind, pk in subjects:
-        _refuse_kind(kind, kinds)
+        _refuse_kind(kind, kinds, of="subjects")
         by_kind.setdefault(kind, []).append(pk)
     found = []
     for kind, keys in by_kind.items():
         some = _subjects(kind, SUBJECT_KINDS[kind].rows.filter(pk__in=listed(key for key in keys if key <= MAX_KEY)))
         missing = sorted(set(keys) - set(some.locks))
         if missing:
-            raise SubjectMissing(f"There is no current {kind} {missing[0]}; see the list of what there is.")
+            message = f"There is no current {kind} {missing[0]}; see the list of what there is."
+            raise SubjectMissing(message, wrong={"subjects": message})
         found.append(some)
     return found
 
@@ -265,7 +270,10 @@ def _named(subjects: Sequence[tuple[str, int]], kinds: tuple[str, ...]) -> list[
 def _queried(query: Mapping[str, Any], kinds: tuple[str, ...]) -> Subjects:
     filters = dict(query)
     kind = filters.pop("kind", None)
-    _refuse_kind(kind, kinds)
+    if kind is None:
+        message = f"The query needs a `kind`; this stage works on {' or '.join(kinds)}."
+        raise InvalidQuery(message, wrong={"query.kind": message})
+    _refuse_kind(kind, kinds, of="query.kind")
     described = SUBJECT_KINDS[kind]
     unknown = sorted(set(filters) - set(described.filters.base_filters))
     if unknown:
@@ -323,9 +331,10 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _refuse_kind(kind: Any, kinds: tuple[str, ...]) -> None:
+def _refuse_kind(kind: Any, kinds: tuple[str, ...], *, of: str) -> None:
     if kind not in kinds:
-        raise WrongSubjectKind(f"This stage works on {' or '.join(kinds)}, not on {kind!r}.")
+        message = f"This stage works on {' or '.join(kinds)}, not on {kind!r}."
+        raise WrongSubjectKind(message, wrong={of: message})
 
 
 def _subjects(kind: str, rows: QuerySet) -> Subjects:
@@ -474,7 +483,7 @@ def set_priority(*, batch: Batch, priority: int) -> None:
 def _refuse_stage(name: str) -> None:
     """Empty stands for all of them."""
     if name and name not in stages():
-        raise UnknownStage(f"There is no stage {name!r}; there are {', '.join(stages())}.")
+        raise _unknown_stage(name, stages())
 
 
 def pause(*, stage: str = "", reason: str = "", by: str = "") -> Pause:

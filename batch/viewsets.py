@@ -8,6 +8,7 @@ from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -88,6 +89,7 @@ class BatchViewSet(_TakesQuery):
     ordering: ClassVar[str] = "-created_at"
     reusable_s = 5  # the ETA
     required_scopes = dict.fromkeys(("create", "cancel", "retry", "priority"), Scope.OPERATE)
+    bodies = {"create": NewBatchSerializer, "priority": PrioritySerializer}
 
     def get_serializer(self, *args: Any, **kwargs: Any) -> Any:
         if args:
@@ -97,14 +99,11 @@ class BatchViewSet(_TakesQuery):
         return super().get_serializer(*args, **kwargs)
 
     @extend_schema(
-        request=NewBatchSerializer,
         responses={201: BatchDetailSerializer, 200: BatchDetailSerializer, **CONFLICT},
     )
     def create(self, request: Request) -> Response:
         """Everything or nothing. 201 with the new batch; 200 with the earlier one of the same `idempotency_key`."""
-        asked = NewBatchSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = dict(asked.validated_data)
+        given = self.asked_of(request)
         subjects = given.pop("subjects", None)
         self.asked = given.get("query")
         made = create_batch(
@@ -114,27 +113,25 @@ class BatchViewSet(_TakesQuery):
         )
         return self._shown(made.batch.pk, status=201 if made.is_new else 200)
 
-    @extend_schema(request=None, responses={200: BatchDetailSerializer, **CONFLICT})
+    @extend_schema(responses={200: BatchDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
         """What has not begun ends now; what runs is stopped within seconds."""
         cancel_batch(batch=self.get_object())
         return self._shown(pk)
 
-    @extend_schema(request=None, responses={200: BatchDetailSerializer, **CONFLICT})
+    @extend_schema(responses={200: BatchDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str) -> Response:
         """What failed, was cancelled or is quarantined runs again."""
         retry_batch(batch=self.get_object())
         return self._shown(pk)
 
-    @extend_schema(request=PrioritySerializer, responses=BatchDetailSerializer)
+    @extend_schema(responses=BatchDetailSerializer)
     @action(detail=True, methods=["post"])
     def priority(self, request: Request, pk: str) -> Response:
         """Of what has not ended; higher runs first."""
-        asked = PrioritySerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        set_priority(batch=self.get_object(), priority=asked.validated_data["priority"])
+        set_priority(batch=self.get_object(), **self.asked_of(request))
         return self._shown(pk)
 
     @extend_schema(responses=ItemSerializer(many=True))
@@ -193,14 +190,14 @@ class ItemViewSet(ReadOnlyResource):
     def get_serializer_context(self) -> dict[str, Any]:
         return {**super().get_serializer_context(), "is_inside": is_inside(self.request)}
 
-    @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
+    @extend_schema(responses={200: ItemDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str) -> Response:
         """With what was to follow it."""
         cancel_item(item=self.get_object())
         return self._shown(pk)
 
-    @extend_schema(request=None, responses={200: ItemDetailSerializer, **CONFLICT})
+    @extend_schema(responses={200: ItemDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def retry(self, request: Request, pk: str) -> Response:
         """With what ended because of it. What ended because of another is refused, and names that one."""
@@ -216,7 +213,10 @@ class ItemViewSet(ReadOnlyResource):
         """The end of an attempt's log, or what came after `offset`."""
         item = self.get_object()
         asked = parameters_of(request, LogAskedSerializer)
-        attempt = get_object_or_404(item.attempts.all(), number=asked.get("attempt", item.attempt))
+        number = asked.get("attempt", item.attempt)
+        attempt = item.attempts.filter(number=number).first()
+        if attempt is None:
+            raise NotFound(f"This item has no attempt {number}." if number else "This item was not begun yet.")
         offset = asked.get("offset")
         most = min(asked["tail"], MAX_BYTES) if offset is None else MAX_BYTES
         return Response(LogSerializer(read_log(attempt=attempt, offset=offset, most_bytes=most)).data)
@@ -237,14 +237,14 @@ class PauseViewSet(ReadOnlyResource):
     orderings: ClassVar[list[str]] = ["id"]
     ordering: ClassVar[str] = "id"
     required_scopes = dict.fromkeys(("create", "destroy"), Scope.OPERATE)
+    bodies = {"create": NewPauseSerializer}
 
-    @extend_schema(request=NewPauseSerializer, responses={201: PauseSerializer, **CONFLICT})
+    @extend_schema(responses={201: PauseSerializer, **CONFLICT})
     def create(self, request: Request) -> Response:
         """What runs goes on to its end."""
-        asked = NewPauseSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
+        asked = self.asked_of(request)
         by = request.user.get_username() if request.user.is_authenticated else ""
-        return Response(PauseSerializer(pause(**asked.validated_data, by=by)).data, status=201)
+        return Response(PauseSerializer(pause(**asked, by=by)).data, status=201)
 
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
@@ -264,19 +264,18 @@ class QuarantineViewSet(ReadOnlyResource):
     orderings: ClassVar[list[str]] = ["created_at", "id"]
     ordering: ClassVar[str] = "-created_at"
     required_scopes = dict.fromkeys(("create", "lift", "reprocess"), Scope.OPERATE)
+    bodies = {"create": NewQuarantineSerializer}
 
-    @extend_schema(request=NewQuarantineSerializer, responses={201: QuarantineMadeSerializer, **CONFLICT})
+    @extend_schema(responses={201: QuarantineMadeSerializer, **CONFLICT})
     def create(self, request: Request) -> Response:
         """In one transaction all that was made from it leaves light curves and statistics."""
-        asked = NewQuarantineSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = asked.validated_data
+        given = self.asked_of(request)
         made, batches = quarantine_and_recompute(
             kind=given["kind"], pk=given["id"], reason=given["reason"], actor=_caller(request)
         )
         return self._shown(made, batches, status=201)
 
-    @extend_schema(request=None, responses={200: QuarantineMadeSerializer, **CONFLICT})
+    @extend_schema(responses={200: QuarantineMadeSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def lift(self, request: Request, pk: str) -> Response:
         """What is under no other quarantine is trusted again."""
@@ -290,7 +289,7 @@ class QuarantineViewSet(ReadOnlyResource):
         tiles, epochs = ([row.pk for row in rows] for rows in (planned.tiles, planned.epochs))
         return Response(PlanSerializer({"tiles": tiles, "epochs": epochs, "not_rebuilt": planned.not_rebuilt}).data)
 
-    @extend_schema(request=None, responses={201: BatchesSerializer, **CONFLICT})
+    @extend_schema(responses={201: BatchesSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def reprocess(self, request: Request, pk: str) -> Response:
         """Run its plan."""
@@ -321,7 +320,7 @@ class WorkerViewSet(ReadOnlyResource):
 class PolicyViewSet(QaPolicyViewSet):
     """Versions of the rules. Activating one makes batches, which only this app does."""
 
-    @extend_schema(request=None, responses={200: ActivatedSerializer, **CONFLICT})
+    @extend_schema(responses={200: ActivatedSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def activate(self, request: Request, pk: str) -> Response:
         """It judges from now on: tables at once, current images and epochs by the batches in the answer."""
@@ -333,14 +332,14 @@ class AssessmentViewSet(_TakesQuery, QaAssessmentViewSet):
     """Verdicts on images, calibration tables and epochs. A batch, which only this app makes, gives new ones."""
 
     required_scopes = {"create": Scope.OPERATE}
+    bodies = {"create": AssessAgainSerializer}
 
-    @extend_schema(request=AssessAgainSerializer, responses={201: BatchDetailSerializer})
+    @extend_schema(responses={201: BatchDetailSerializer})
     def create(self, request: Request) -> Response:
         """Judge images or epochs again by the active policy: the batch that does it. Earlier verdicts stay."""
-        asked = AssessAgainSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        subjects = asked.validated_data.get("subjects")
-        self.asked = asked.validated_data.get("query")
+        asked = self.asked_of(request)
+        subjects = asked.get("subjects")
+        self.asked = asked.get("query")
         made = create_batch(
             stage=StageName.ASSESS,
             subjects=None if subjects is None else [(subject["kind"], subject["id"]) for subject in subjects],
@@ -358,12 +357,11 @@ class ImageBatchViewSet(WithNothingIgnored):
     serializer_class = ReimageSerializer
     filter_backends = []
     required_scopes = {"reimage": Scope.OPERATE}
+    bodies = {"reimage": ReimageSerializer}
 
-    @extend_schema(request=ReimageSerializer, responses={201: BatchDetailSerializer, **CONFLICT})
+    @extend_schema(responses={201: BatchDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])
     def reimage(self, request: Request, pk: str) -> Response:
         """Make a tile again from its measurement set, with other parameters; the same ones give the same image."""
-        asked = ReimageSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        made = reimage(image=self.get_object(), owner=_caller(request), **asked.validated_data)
+        made = reimage(image=self.get_object(), owner=_caller(request), **self.asked_of(request))
         return _shown_batch(self, made.pk, status=201)

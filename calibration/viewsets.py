@@ -65,14 +65,13 @@ class CalibrationTableViewSet(ReadOnlyResource):
     ordering = "-valid_from"
     reusable_s = ALWAYS
     required_scopes = {"retire": Scope.OPERATE}
+    bodies = {"retire": RetireSerializer}
 
-    @extend_schema(request=RetireSerializer, responses={200: CalibrationTableSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={200: CalibrationTableSerializer, 409: ProblemSerializer})
     @action(detail=True, methods=["post"])
     def retire(self, request: Request, pk: str) -> Response:
         """No tile is calibrated with it any more. What was made with it stays; quarantine it if that is suspect too."""
-        asked = RetireSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        table = retire(table=self.get_object(), actor=_user_of(request), **asked.validated_data)
+        table = retire(table=self.get_object(), actor=_user_of(request), **self.asked_of(request))
         return Response(CalibrationTableSerializer(table, context=self.get_serializer_context()).data)
 
     @extend_schema(responses=file_answers(PNG, is_made=True))
@@ -102,15 +101,14 @@ class AntennaFlagViewSet(ReadOnlyResource):
     ordering: ClassVar[str] = "-started_at"
     reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "withdraw"), Scope.OPERATE)
+    bodies = {"create": NewAntennaFlagSerializer}
 
-    @extend_schema(request=NewAntennaFlagSerializer, responses={201: AntennaFlagChangeSerializer})
+    @extend_schema(responses={201: AntennaFlagChangeSerializer})
     def create(self, request: Request) -> Response:
         """Tiles that were flagged keep their flags until they are processed again; the answer says how many."""
-        asked = NewAntennaFlagSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        return self._shown(add(**asked.validated_data, actor=_user_of(request)), status=201)
+        return self._shown(add(**self.asked_of(request), actor=_user_of(request)), status=201)
 
-    @extend_schema(request=None, responses={200: AntennaFlagChangeSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={200: AntennaFlagChangeSerializer, 409: ProblemSerializer})
     @action(detail=True, methods=["post"])
     def withdraw(self, request: Request, pk: str) -> Response:
         """The next flagging no longer uses it; what it was used for stays recorded."""

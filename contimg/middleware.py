@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
@@ -12,7 +13,7 @@ from django.utils.cache import get_conditional_response, set_response_etag
 from django.utils.http import escape_leading_slashes
 
 from contimg.api.deprecation import told_again
-from contimg.api.errors import method_not_allowed, precondition_failed
+from contimg.api.errors import length_required, method_not_allowed, precondition_failed
 
 
 class ToTheSlash(HttpResponsePermanentRedirect):
@@ -22,9 +23,12 @@ class ToTheSlash(HttpResponsePermanentRedirect):
 
 
 class AddressMiddleware(CommonMiddleware):
-    """Refuses a host or a number of parameters that is not taken, and leads to the slash."""
+    """Refuses a host, a number of parameters or a form of body that is not taken, and leads to the slash."""
 
     response_redirect_class = ToTheSlash
+
+    def __call__(self, request: HttpRequest) -> Any:
+        return length_required(request) if _has_unread_body(request) else super().__call__(request)
 
     def process_request(self, request: HttpRequest) -> HttpResponsePermanentRedirect | None:
         _ = request.GET  # Django raises what is wrong with it when it is first read: in a view that would be a fault
@@ -33,6 +37,13 @@ class AddressMiddleware(CommonMiddleware):
     def get_full_path_with_slash(self, request: HttpRequest) -> str:
         """Without Django's error in debug, which is about the 301."""
         return escape_leading_slashes(request.get_full_path(force_append_slash=True))
+
+
+def _has_unread_body(request: HttpRequest) -> bool:
+    """In chunks, or in HTTP/2 without a length: Django takes it for no body at all, and the defaults would be done."""
+    meta = request.META
+    may = "HTTP_TRANSFER_ENCODING" in meta or meta.get("SERVER_PROTOCOL") == "HTTP/2"
+    return may and not meta.get("CONTENT_LENGTH") and bool(meta["wsgi.input"].read(1))
 
 
 class ConditionalMiddleware(ConditionalGetMiddleware):

@@ -199,7 +199,7 @@ def _user_name(request: HttpRequest) -> str | None:
 
 def _level(path: str, status: int, ms: float) -> int:
     if status >= 500:
-        return logging.ERROR
+        return logging.WARNING if status == 503 else logging.ERROR  # refused for now, which is said in its `code`
     if path.startswith(_PROBES):
         return logging.DEBUG
     return logging.WARNING if ms >= settings.CONTIMG_SLOW_REQUEST_MS else logging.INFO

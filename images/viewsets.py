@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.http import Http404, HttpResponseBase
+from django.http import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -101,7 +102,7 @@ class ImageViewSet(ReadOnlyResource):
         """The FITS file of a mosaic's noise at each pixel."""
         image = self.get_object()
         if not image.noise_path:
-            raise Http404
+            raise NotFound("This image has no map of its noise; mosaics have one.")
         return file_response(request, product_path(image.noise_path), content_type=FITS, etag=image.recipe)
 
     @extend_schema(responses=file_answers(PNG))
@@ -110,7 +111,7 @@ class ImageViewSet(ReadOnlyResource):
         """A picture of the image with its grid, colour bar and beam."""
         image = self.get_object()
         if not image.preview_path:
-            raise Http404
+            raise NotFound("This image has no preview: none was made with it.")
         return file_response(request, product_path(image.preview_path), content_type=PNG, etag=image.recipe)
 
 

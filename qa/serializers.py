@@ -134,7 +134,9 @@ class RuleSpecSerializer(StrictSerializer):
 
 
 class DraftChangeSerializer(StrictSerializer):
-    rules = RuleSpecSerializer(many=True, required=False, help_text=f"In place of all; {MOST_RULES} at most.")
+    rules = serializers.ListField(
+        child=RuleSpecSerializer(), required=False, max_length=MOST_RULES, help_text="In place of all."
+    )
     note = TextField(required=False, allow_blank=True)
 
 
@@ -145,7 +147,7 @@ class NewPolicySerializer(StrictSerializer):
         queryset=Policy.objects.all(), required=False, default=None, allow_null=True,
         help_text="It has that policy's rules; those given replace the ones of the same kind and name.",
     )  # fmt: skip
-    rules = RuleSpecSerializer(many=True, required=False, default=list, help_text=f"{MOST_RULES} at most.")
+    rules = serializers.ListField(child=RuleSpecSerializer(), required=False, default=list, max_length=MOST_RULES)
 
 
 class AskedEvaluationSerializer(StrictSerializer):

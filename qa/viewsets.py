@@ -6,6 +6,7 @@ from django.contrib.auth.models import User
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import NotFound
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -74,23 +75,24 @@ class PolicyViewSet(ReadOnlyResource):
     ordering = "-created_at"
     reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "partial_update", "destroy", "evaluate", "activate"), Scope.ADMIN)
+    bodies = {
+        "create": NewPolicySerializer,
+        "partial_update": DraftChangeSerializer,
+        "evaluate": AskedEvaluationSerializer,
+    }
 
-    @extend_schema(request=NewPolicySerializer, responses={201: PolicyDetailSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={201: PolicyDetailSerializer, 409: ProblemSerializer})
     def create(self, request: Request) -> Response:
         """A draft: the next version of its name."""
-        asked = NewPolicySerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = dict(asked.validated_data)
+        given = self.asked_of(request)
         rules = [RuleSpec(**rule) for rule in given.pop("rules")]
         author = request.user if request.user.is_authenticated else None
         return self._shown(create_draft(**given, rules=rules, author=author), status=201)
 
-    @extend_schema(request=DraftChangeSerializer, responses={200: PolicyDetailSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={200: PolicyDetailSerializer, 409: ProblemSerializer})
     def partial_update(self, request: Request, pk: str) -> Response:
         """Of a draft: other rules in place of all, another note."""
-        asked = DraftChangeSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        given = dict(asked.validated_data)
+        given = self.asked_of(request)
         if "rules" in given:
             given["rules"] = [RuleSpec(**rule) for rule in given["rules"]]
         return self._shown(change_draft(policy=self.get_object(), **given))
@@ -101,13 +103,11 @@ class PolicyViewSet(ReadOnlyResource):
         delete_draft(policy=self.get_object())
         return Response(status=204)
 
-    @extend_schema(request=AskedEvaluationSerializer, responses=EvaluationSerializer)
+    @extend_schema(responses=EvaluationSerializer)
     @action(detail=True, methods=["post"])
     def evaluate(self, request: Request, pk: str) -> Response:
         """What it would say of everything that was measured. Nothing is changed; 100 000 images take seconds."""
-        asked = AskedEvaluationSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        return Response(EvaluationSerializer(evaluate(policy=self.get_object(), **asked.validated_data)).data)
+        return Response(EvaluationSerializer(evaluate(policy=self.get_object(), **self.asked_of(request))).data)
 
     def _shown(self, policy: Policy, status: int = 200) -> Response:
         return Response(PolicyDetailSerializer(self.detail_queryset.get(pk=policy.pk)).data, status=status)
@@ -125,20 +125,19 @@ class ReviewViewSet(ReadOnlyResource):
     ordering = "-created_at"
     reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("create", "withdraw", "next", "epoch", "agreement"), Scope.REVIEW)
+    bodies = {"create": NewReviewSerializer, "epoch": NewEpochReviewSerializer}
 
-    @extend_schema(request=NewReviewSerializer, responses={201: ReviewSerializer, 404: ProblemSerializer})
+    @extend_schema(responses={201: ReviewSerializer, 404: ProblemSerializer})
     def create(self, request: Request) -> Response:
         """In place of your earlier review of the same subject, which stays as history."""
-        asked = NewReviewSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        said = dict(asked.validated_data)
+        said = self.asked_of(request)
         subject = said.pop("subject")
         made = review(
             subject=find_subject(kind=subject["kind"], key=subject["id"]), reviewer=_reviewer(request), **said
         )
         return Response(ReviewSerializer(made).data, status=201)
 
-    @extend_schema(request=None, responses={200: ReviewSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={200: ReviewSerializer, 409: ProblemSerializer})
     @action(detail=True, methods=["post"])
     def withdraw(self, request: Request, pk: str) -> Response:
         """Your own, or with the scope `admin` anybody's. The grade is then another reviewer's, or the policy's."""
@@ -162,17 +161,17 @@ class ReviewViewSet(ReadOnlyResource):
         return Response(ImageDetailSerializer(image, context=self.get_serializer_context()).data)
 
     @extend_schema(
-        request=NewEpochReviewSerializer,
         filters=False,
         responses={201: ReviewSerializer(many=True), **dict.fromkeys((404, 409), ProblemSerializer)},
     )
     @action(detail=False, methods=["post"], pagination_class=None, filterset_class=None)
     def epoch(self, request: Request) -> Response:
         """One review for each current tile of the epoch's own hour and strip, and its mosaic; all or none."""
-        asked = NewEpochReviewSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        said = dict(asked.validated_data)
-        epoch = get_object_or_404(Epoch, pk=said.pop("epoch"))
+        said = self.asked_of(request)
+        key = said.pop("epoch")
+        epoch = Epoch.objects.filter(pk=key).first()
+        if epoch is None:
+            raise NotFound(f"There is no epoch {key}; look at the list of what there is.")
         made = review_epoch(epoch=epoch, reviewer=_reviewer(request), **said)
         return Response(ReviewSerializer(made, many=True).data, status=201)
 
@@ -196,23 +195,20 @@ class AlertViewSet(ReadOnlyResource):
     ordering = "-observed_at"
     reusable_s = ALWAYS
     required_scopes = dict.fromkeys(("acknowledge", "silence"), Scope.OPERATE)
+    bodies = {"acknowledge": AcknowledgeSerializer, "silence": SilenceSerializer}
 
-    @extend_schema(request=AcknowledgeSerializer, responses={200: AlertSerializer, 409: ProblemSerializer})
+    @extend_schema(responses={200: AlertSerializer, 409: ProblemSerializer})
     @action(detail=True, methods=["post"])
     def acknowledge(self, request: Request, pk: str) -> Response:
         """Somebody has seen it."""
-        asked = AcknowledgeSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        alert = acknowledge(alert=self.get_object(), actor=_reviewer(request), **asked.validated_data)
+        alert = acknowledge(alert=self.get_object(), actor=_reviewer(request), **self.asked_of(request))
         return Response(AlertSerializer(alert, context=self.get_serializer_context()).data)
 
-    @extend_schema(request=SilenceSerializer, responses=AlertSerializer)
+    @extend_schema(responses=AlertSerializer)
     @action(detail=True, methods=["post"])
     def silence(self, request: Request, pk: str) -> Response:
         """No new alert of its series, strip and antenna for a while."""
-        asked = SilenceSerializer(data=request.data)
-        asked.is_valid(raise_exception=True)
-        alert = silence(alert=self.get_object(), **asked.validated_data)
+        alert = silence(alert=self.get_object(), **self.asked_of(request))
         return Response(AlertSerializer(alert, context=self.get_serializer_context()).data)
 
 

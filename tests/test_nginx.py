@@ -118,6 +118,13 @@ def _bodies(nginx: Nginx, authorization: str) -> None:
         assert problem["code"] == "request_too_large"
         assert set(problem) == {"type", "title", "status", "detail", "instance", "code", "request_id", "errors"}
 
+    connection = nginx.connect()
+    headers = {"Host": HOST, "Content-Type": "application/json", "Authorization": authorization}
+    chunks = iter([b'{"stage": ', b'"nonsense", "subjects": []}'])
+    connection.request("POST", "/api/v1/batches/", body=chunks, headers=headers)
+    assert json.load(connection.getresponse())["code"] == "unknown_stage", "what comes in chunks is passed on whole"
+    connection.close()
+
 
 def _events(nginx: Nginx, authorization: str) -> None:
     """As they are told, once a second, and not when the stream ends after fifteen."""

@@ -17,7 +17,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import DisallowedHost, RequestDataTooBig, TooManyFieldsSent
 from django.db import InterfaceError, InternalError, OperationalError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.template.loader import render_to_string
 from django.views import csrf, defaults
@@ -25,17 +25,30 @@ from drf_standardized_errors.formatter import ExceptionFormatter
 from drf_standardized_errors.handler import ExceptionHandler
 from drf_standardized_errors.types import ErrorResponse
 from rest_framework import serializers
-from rest_framework.exceptions import APIException, NotAcceptable, ValidationError
+from rest_framework.exceptions import (
+    APIException,
+    ErrorDetail,
+    NotAcceptable,
+    NotAuthenticated,
+    NotFound,
+    Throttled,
+    UnsupportedMediaType,
+    ValidationError,
+)
 from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
-from structlog.contextvars import get_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 from contimg.api.renderers import JSONRenderer
+from contimg.api.text import shortened
 from contimg.exceptions import ContimgError, InvalidInput
 
 CONTENT_TYPE = "application/problem+json"
 AWAY = (OperationalError, InterfaceError, InternalError)  # the last: it takes no writes now
+MOST_ERRORS = 100  # named in one answer
+_NO_ROW = "There is nothing of this name or number here, or no more; the list has what there is."
+_WHO = "This is not for everybody: send a token in the header Authorization, as Bearer contimg_..., or log in."
 _DATABASE_AWAY = "The database does not answer now; try again later."
 # In quotes it may hold blanks. No part of an address as https://host/a/b, nor a unit as mJy/beam.
 _ABSOLUTE_PATH = re.compile(
@@ -72,6 +85,7 @@ class ProblemSerializer(serializers.Serializer):
 def problem(
     *, status: int, code: str, detail: str, instance: str, errors: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
+    bind_contextvars(code=code)  # for the request's line in the log
     return {
         "type": f"urn:contimg:error:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -120,6 +134,18 @@ class ProblemHandler(ExceptionHandler):
             return NotAcceptable(f"Accept names no form that this has; there are {forms}.")
         if isinstance(exc, AWAY):
             return _Failure(status=503, code="database_unavailable", detail=_DATABASE_AWAY)
+        if isinstance(exc, Http404):
+            return NotFound(_NO_ROW)
+        if isinstance(exc, UnsupportedMediaType):
+            exc.detail = ErrorDetail("A body is to be JSON, with Content-Type: application/json.", exc.default_code)
+        elif isinstance(exc, NotAuthenticated):
+            exc.detail = ErrorDetail(_WHO, exc.default_code)
+        elif isinstance(exc, Throttled):
+            wait_s = getattr(exc, "wait", None) or 0
+            detail = (
+                f"Too many requests; try again in {wait_s:.0f} s. Each token and each address has a limit of its own."
+            )
+            exc.detail = ErrorDetail(detail, exc.default_code)
         return super().convert_known_exceptions(exc)
 
     def convert_unhandled_exceptions(self, exc: Exception) -> APIException:
@@ -151,11 +177,12 @@ class ProblemFormatter(ExceptionFormatter):
     def format_error_response(self, error_response: ErrorResponse) -> dict[str, Any]:
         request = self.context["request"]
         wrong = isinstance(self.exc, ValidationError)
-        errors = [_field_error(error) for error in error_response.errors] if wrong else _of_fields(self.exc)
+        named = error_response.errors[:MOST_ERRORS]
+        errors = [_field_error(error) for error in named] if wrong else _of_fields(self.exc)
         return problem(
             status=self.exc.status_code,
-            code=InvalidInput.code if wrong else error_response.errors[0].code,
-            detail=_summary(errors) if wrong else error_response.errors[0].detail,
+            code=InvalidInput.code if wrong else named[0].code,
+            detail=shortened(_summary(errors) if wrong else named[0].detail),
             instance=request.path if request else "",
             errors=errors,
         )
@@ -163,7 +190,8 @@ class ProblemFormatter(ExceptionFormatter):
 
 def _of_fields(exc: APIException) -> list[dict[str, Any]]:
     named = exc.wrong if isinstance(exc, _Failure) else {}
-    return [{"field": field, "code": exc.get_codes(), "detail": detail} for field, detail in named.items()]
+    code = exc.get_codes()
+    return [{"field": shortened(name), "code": code, "detail": shortened(said)} for name, said in named.items()]
 
 
 def _field_error(error: Any) -> dict[str, Any]:
@@ -171,7 +199,7 @@ def _field_error(error: Any) -> dict[str, Any]:
     if path[-1] == api_settings.NON_FIELD_ERRORS_KEY:  # of the whole of it
         path.pop()
     field = ".".join(path) or None
-    return {"field": field, "code": error.code, "detail": error.detail}
+    return {"field": field and shortened(field), "code": error.code, "detail": shortened(error.detail)}
 
 
 def _summary(errors: list[dict[str, Any]]) -> str:
@@ -268,6 +296,11 @@ def method_not_allowed(request: HttpRequest, *, allowed: str) -> HttpResponse:
     response = _problem_response(request, status=405, code="method_not_allowed", detail=detail)
     response.headers["Allow"] = allowed
     return response
+
+
+def length_required(request: HttpRequest) -> HttpResponse:
+    detail = "A body is read whose length is said before: send Content-Length, and not in chunks. Nothing was done."
+    return _problem_response(request, status=411, code="length_required", detail=detail)
 
 
 def precondition_failed(request: HttpRequest) -> HttpResponse:

@@ -22,7 +22,7 @@ from rest_framework.views import APIView
 
 from contimg.api import pagination
 from contimg.api.deprecation import Deprecation
-from contimg.api.text import MOST_FILTER_CHARACTERS, refuse_control_characters
+from contimg.api.text import MOST_FILTER_CHARACTERS, MOST_NAMED, refuse_control_characters, unknown_names
 from contimg.sky import MAX_RADIUS_DEG, PositionQuerySet
 
 # For times, and for `dec_deg` where the name alone is the centre of a cone.
@@ -113,6 +113,8 @@ class IntegerFilter(NumberFilter):
 class TextField(forms.CharField):
     def to_python(self, value: Any) -> str | None:
         refuse_control_characters(str(value or ""))  # some of which are stripped as blanks
+        if "\ufffd" in str(value):  # what Django makes of bytes that are no text
+            raise forms.ValidationError("This is not percent-encoded UTF-8.", code="not_utf_8")
         return super().to_python(value)
 
 
@@ -124,6 +126,10 @@ class TextFilter(django_filters.CharFilter):
 
 
 class UtcTimeField(IsoDateTimeFilter.field_class):
+    default_error_messages = {
+        "invalid": "Give a time such as 2026-03-20T08:30:00Z or a day such as 2026-03-20; percent-encode a plus sign."
+    }
+
     def clean(self, value: Any) -> datetime | None:
         time = super().clean(value)
         try:
@@ -283,12 +289,12 @@ def refuse_unknown(request: Request, valid: Iterable[str]) -> None:
     """A parameter that means nothing here, or is given twice, of which one would be ignored."""
     unknown = [name for name in request.query_params if name not in valid]
     if unknown:
-        message = f"There is no such parameter here; there are {', '.join(sorted(valid))}."
-        raise ValidationError(dict.fromkeys(unknown, message), code="unknown_parameter")
+        named = unknown_names(unknown, kind="parameter", valid=sorted(valid))
+        raise ValidationError(named, code="unknown_parameter")
     repeated = [name for name, values in request.query_params.lists() if len(values) > 1]
     if repeated:
-        message = "This parameter is given more than once; several choices are separated by commas."
-        raise ValidationError(dict.fromkeys(repeated, message), code="repeated_parameter")
+        message = "This is given more than once; give it once, and several choices, where it takes them, with commas."
+        raise ValidationError(dict.fromkeys(repeated[:MOST_NAMED], message), code="repeated_parameter")
 
 
 class Filtering(DjangoFilterBackend):

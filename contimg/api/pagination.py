@@ -39,6 +39,7 @@ from contimg.api.renderers import time_text
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 PARAMETERS = ("cursor", "limit", "count")
+_NO_CURSOR = "This cursor is broken, or of another list, filter or ordering; begin again without it."
 _COUNTED = f"Add the count: exact to {MAX_EXACT_COUNT}, an estimate above, and where an exact one takes too long."
 
 
@@ -115,9 +116,7 @@ class KeysetPagination(BasePagination):
         try:
             backward, at = self.signer.unsign_object(given)
         except (BadSignature, ValueError) as error:
-            raise ValidationError(
-                {"cursor": "This cursor is broken or of another list; begin again without it."}, code="invalid_cursor"
-            ) from error
+            raise ValidationError({"cursor": _NO_CURSOR}, code="invalid_cursor") from error
         return Cursor(backward, Position(self.order.parsed(at[0]), at[1]) if at else None)
 
     def get_paginated_response(self, data: Any) -> Response:

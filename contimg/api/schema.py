@@ -28,6 +28,9 @@ class Schema(AutoSchema):
         is_open = settings.CONTIMG_PUBLIC_READ and self.method in SAFE_METHODS and self._declared_scope() is None
         return [*super().get_auth(), *([{}] if is_open else [])]
 
+    def get_request_serializer(self) -> Any:
+        return getattr(self.view, "bodies", {}).get(getattr(self.view, "action", None))
+
     def get_description(self) -> str:  # type: ignore[override]
         scope = self._declared_scope()
         return super().get_description() + (f"\n\nNeeds the scope `{scope}`." if scope else "")

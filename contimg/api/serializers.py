@@ -8,10 +8,8 @@ from typing import Any
 
 from rest_framework import serializers
 
-from contimg.api.text import refuse_control_characters
+from contimg.api.text import refuse_control_characters, unknown_names
 from contimg.mjd import mjd
-
-MOST_KEYS_NAMED = 20
 
 
 class FactsSerializer(serializers.ModelSerializer):
@@ -26,8 +24,11 @@ class FactsSerializer(serializers.ModelSerializer):
 class StrictSerializer(serializers.Serializer):
     """What is asked for. A key that it does not know is refused: it may be a known one misspelt.
 
-    So is a value of another JSON type: DRF takes "yes" for true, "1" for 1 and true for 1.0.
+    So is a value of another JSON type: DRF takes "yes" for true, "1" for 1 and true for 1.0. And so is a list that is
+    too long, before anything is said of each of its elements.
     """
+
+    default_error_messages = {"invalid": "Give a JSON object, as {{...}}.", "null": "Give a JSON object, not null."}
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
@@ -39,9 +40,8 @@ class StrictSerializer(serializers.Serializer):
 
     def _refuse_unknown(self, data: Mapping[str, Any]) -> None:
         if unknown := data.keys() - self.fields.keys():
-            message = f"There is no such key here; there are {', '.join(self.fields)}."
-            first = dict.fromkeys(sorted(unknown)[:MOST_KEYS_NAMED], message)
-            raise serializers.ValidationError(first, code="unknown_parameter")
+            named = unknown_names(map(str, unknown), kind="key", valid=self.fields)
+            raise serializers.ValidationError(named, code="unknown_parameter")
 
 
 class TextField(serializers.CharField):
@@ -67,6 +67,9 @@ def _mistaken(field: serializers.Field, value: Any) -> str:
     """What to give instead of a value of another type; empty for the right one, and for what the field itself sees."""
     if isinstance(field, serializers.BooleanField):
         return "" if value is None or isinstance(value, bool) else "Say true or false, without quotes."
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        most: int | None = getattr(field, "max_length", None)
+        return f"There are {len(value)}; give {most} at most." if most is not None and len(value) > most else ""
     is_number = isinstance(field, serializers.IntegerField | serializers.FloatField)
     return "Give a number, without quotes." if is_number and isinstance(value, str | bool) else ""
 

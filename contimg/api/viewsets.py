@@ -22,6 +22,7 @@ from contimg.api.exports import RENDERERS, export
 from contimg.api.filters import refuse_unknown
 from contimg.api.reuse import reused
 from contimg.api.rows import shown_by
+from contimg.api.serializers import StrictSerializer
 from contimg.exceptions import InvalidInput
 
 PRECONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
@@ -33,23 +34,58 @@ class PreconditionNotTaken(InvalidInput):
     code = "precondition_not_taken"
 
 
+class HeaderNotTaken(InvalidInput):
+    """Refused, because the request would be understood as another than its sender means."""
+
+    code = "header_not_taken"
+
+
 class WithNothingIgnored(GenericViewSet):
-    """Refuses what it would not heed: parameters of an action that has none of the name, preconditions of a write."""
+    """Refuses what it would not heed: parameters and bodies that an action does not take, preconditions of a write."""
 
     # What an action takes behind the `?` besides `format`; None for a list, whose filters say it.
     query_parameters: ClassVar[Sequence[str] | None] = ()
+    # By action what its body is; that of another write has to be empty.
+    bodies: ClassVar[Mapping[str, type[StrictSerializer]]] = {}
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        given = [name for name in PRECONDITIONS if name in request.headers]
-        if given and self.action is not None and request.method not in SAFE_METHODS:
-            raise PreconditionNotTaken(
-                f"{given[0]} is taken by GET and HEAD only, and nothing was done; leave it out."
-                " What a change depends on is looked at when it is made, and answered with 409."
-            )
+        if self.action is not None and request.method not in SAFE_METHODS:
+            _refuse_headers(request)
+            if self.action not in self.bodies:
+                self.asked_of(request)
         # None is the action of a method that there is not, metadata that of OPTIONS.
         if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
             refuse_unknown(request, ["format", *self.query_parameters])
+
+    def asked_of(self, request: Request) -> dict[str, Any]:
+        """What the body of this write says. Raises ValidationError."""
+        asked = self.body_serializer()(data={} if request.data is None else request.data)
+        asked.is_valid(raise_exception=True)
+        return dict(asked.validated_data)
+
+    def body_serializer(self) -> type[StrictSerializer]:
+        return self.bodies.get(str(self.action), StrictSerializer)
+
+    def get_serializer_class(self) -> type[BaseSerializer[Any]]:
+        """Of the browsable page's form too, which is filled from it."""
+        is_write = self.request is not None and self.request.method not in SAFE_METHODS
+        return self.body_serializer() if is_write else super().get_serializer_class()
+
+
+def _refuse_headers(request: Request) -> None:
+    for name in PRECONDITIONS:
+        if name in request.headers:
+            raise PreconditionNotTaken(
+                f"{name} is taken by GET and HEAD only, and nothing was done; leave it out."
+                " What a change depends on is looked at when it is made, and answered with 409."
+            )
+    if "Idempotency-Key" in request.headers:
+        raise HeaderNotTaken(
+            "Idempotency-Key is no header here, and nothing was done; a batch takes idempotency_key in its body."
+        )
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise HeaderNotTaken("The body is to come as it is, and nothing was done; leave out Content-Encoding.")
 
 
 class ReadOnlyResource(WithNothingIgnored, ReadOnlyModelViewSet):

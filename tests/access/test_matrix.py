@@ -294,13 +294,16 @@ def test_each_role_may_do_what_the_table_says_and_each_change_is_noted_once(role
     ("sent", "code"),
     [
         ({"headers": {"If-Match": '"1"'}}, "precondition_not_taken"),
+        ({"headers": {"Idempotency-Key": "night-7"}}, "header_not_taken"),
+        ({"headers": {"Content-Encoding": "gzip"}}, "header_not_taken"),
         ({"query_params": {"dry_run": "1"}}, "unknown_parameter"),
+        ({"data": {"dry_run": True}}, "unknown_parameter"),
     ],
 )
 def test_no_change_is_made_when_something_with_it_would_be_ignored(administrator, world, sent, code):
     for (name, method), write in WRITES.items():
         body = write.body(world) if method in ("post", "patch") else None
-        answer = getattr(administrator, method)(address_of(name, world, write.of), body, **sent)
+        answer = getattr(administrator, method)(address_of(name, world, write.of), **{"data": body, **sent})
         problem = answer.json()
         codes = [problem["code"], *(error["code"] for error in problem["errors"])]
         assert (answer.status_code, codes[-1]) == (400, code), (name, method)

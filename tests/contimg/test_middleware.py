@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
 from django.contrib.auth.models import User
 
@@ -44,6 +46,15 @@ def test_a_method_that_a_page_does_not_take_is_a_problem_as_any_other(client, me
     assert (refused.status_code, refused.headers["Content-Type"]) == (405, "application/problem+json")
     assert refused.json()["code"] == "method_not_allowed"
     assert refused.headers["Allow"] in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("sent", [{"HTTP_TRANSFER_ENCODING": "chunked"}, {"SERVER_PROTOCOL": "HTTP/2"}])
+def test_a_body_whose_length_was_not_said_is_refused_and_not_taken_for_none(client, sent):
+    url = f"/api/v1/images/{ImageFactory().pk}/reimage/"
+    unread = client.generic("POST", url, **sent, **{"wsgi.input": BytesIO(b'{"parameters": {"robust": -1.5}}')})
+    assert (unread.status_code, unread.json()["code"]) == (411, "length_required")
+    assert client.generic("POST", url, **sent, **{"wsgi.input": BytesIO(b"")}).status_code == 401
+    assert client.post(url, "{}", content_type="application/json", **sent).status_code == 401
 
 
 def test_a_request_that_cannot_be_answered_is_told_why(client):

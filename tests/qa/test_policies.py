@@ -271,7 +271,7 @@ def test_the_command_drafts_shows_tries_and_activates(tmp_path):
 
 
 def test_the_api_drafts_changes_tries_and_activates(admin_client):
-    def send(method: str, address: str, body: object = None):
+    def send(method: str, address: str, body: object = ""):
         return getattr(admin_client, method)(f"/api/v1/policies/{address}", body, content_type="application/json")
 
     assess_image(image=image())
@@ -282,7 +282,7 @@ def test_the_api_drafts_changes_tries_and_activates(admin_client):
     assert send("post", f"{key}/evaluate/", {}).json()["n_changed"] == 1
     assert len(send("post", f"{key}/activate/").json()["batches"]) == 1
     for method, address in (("patch", f"{key}/"), ("delete", f"{key}/"), ("post", f"{key}/activate/")):
-        assert send(method, address, {} if method != "delete" else None).status_code == 409
+        assert send(method, address, {} if method != "delete" else "").status_code == 409
     wrong = send("post", "", {"name": "mine", "rules": [{**dataclasses.asdict(NOISE), "metric": "beauty"}]})
     assert (wrong.status_code, wrong.json()["code"]) == (400, "unknown_metric")
 

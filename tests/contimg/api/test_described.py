@@ -104,6 +104,21 @@ def _said(described: dict[str, Any]) -> str:
     return described.get("description", "").partition("* `")[0].strip()
 
 
+def test_every_list_that_is_sent_says_how_long_it_may_be(document):
+    components = document["components"]["schemas"]
+
+    def unlimited(schema: dict[str, Any], name: str) -> Iterator[str]:
+        schema = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if schema.get("type") == "array":
+            yield from [] if "maxItems" in schema else [name]
+            yield from unlimited(schema["items"], f"{name}[]")
+        for key, inner in schema.get("properties", {}).items():
+            yield from unlimited(inner, f"{name}.{key}")
+
+    bodies = [(name, form["schema"]) for name, form in forms(document) if name.endswith(" body")]
+    assert [found for name, schema in bodies for found in unlimited(schema, name)] == []
+
+
 def test_a_filter_is_described_by_what_its_field_is(document):
     of_images = {
         parameter["name"]: parameter["description"]

@@ -42,6 +42,34 @@ def problem_of(response, status: int, code: str) -> dict:
     return body
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("batches", {"stage": "x" * 1_000_000}),
+        ("batches", {"stage": "x " * 500_000}),
+        ("batches", {"x" * 1_000_000: 1}),
+        ("batches", {"stage": "image", "query": {"kind": "measurement_set", "x" * 1_000_000: 1}}),
+        ("reviews", {"subject": {"kind": "x" * 1_000_000, "id": 1}, "verdict": "good"}),
+        ("reviews", {f"key{number}": 1 for number in range(100_000)}),
+        ("reviews", {"subject": {"kind": "image", "id": 1}, "verdict": "good", "tags": ["x"] * 1_000_000}),
+        ("policies", {"name": "mine", "rules": [{}] * 500}),
+        ("policies", {"name": "mine", "rules": [{}] * 1_000_000}),
+    ],
+    ids=["word", "words", "key", "filter", "kind", "keys", "tags", "rules", "too many rules"],
+)
+def test_what_was_sent_is_not_sent_back_whole_nor_looked_at_beyond_its_limits(administrator, path, body):
+    answer = administrator.post(f"/api/v1/{path}/", body)
+    assert problem_of(answer, 400, answer.json()["code"])["errors"]
+    assert len(answer.content) < 20_000
+
+
+@pytest.mark.parametrize(
+    "query", ["&".join(f"x{number}=1" for number in range(999)), "x" * 60_000, "kind=" + "x,y" * 999]
+)
+def test_an_address_is_not_sent_back_whole(api, query):
+    assert len(api.get(f"{LIST}?{query}").content) < 10_000
+
+
 @pytest.fixture
 def failing_with(monkeypatch):
     """Makes the list of images fail with an error."""
