@@ -98,3 +98,9 @@ class Web:
             return Answer(error.code, error.read(), error.headers, time.monotonic() - began)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return Answer(0, b"", {}, time.monotonic() - began)
+
+
+def n_waiting_for_lock(cursor) -> int:
+    """Of the connections to this PostgreSQL server."""
+    cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    return cursor.fetchone()[0]

@@ -29,7 +29,7 @@ from tests.batch.installation import PATIENCE, Installation, skip_or_fail, until
 from tests.batch.servers import Postgres
 from tests.batch.test_bad_days import of_database
 from tests.factories import SubbandGroupFactory
-from tests.service import Web
+from tests.service import Web, n_waiting_for_lock
 
 pytest_plugins = ["tests.batch.installation", "tests.batch.servers"]
 QUICK = {"CONTIMG_LEASE_S": 4, "CONTIMG_SWEEP_S": 1, "CONTIMG_DRAIN_S": 4}
@@ -168,7 +168,7 @@ def test_a_pool_whose_connections_are_all_in_use_is_a_503_within_its_timeout(pri
         for one in held:
             one.start()
         until(lambda: web.get("/health/live").status == 200)
-        until(lambda: _n_waiting_for_lock(cursor) == 2, within_s=20)
+        until(lambda: n_waiting_for_lock(cursor) == 2, within_s=20)
         third = web.get("/api/v1/images/")
         assert (third.status, third.json["code"]) == (503, "database_unavailable")
         assert third.headers["Retry-After"]
@@ -203,11 +203,6 @@ def _told(folder: Path, name: str) -> float:
     """By all processes of a server, none of which is asked."""
     families = MultiProcessCollector(None, str(folder)).collect()
     return sum(sample.value for family in families for sample in family.samples if sample.name == name)
-
-
-def _n_waiting_for_lock(cursor) -> int:
-    cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    return cursor.fetchone()[0]
 
 
 # --- disks ----------------------------------------------------------------------------------------------------------
