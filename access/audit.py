@@ -12,9 +12,9 @@ from django.http import HttpRequest
 from django.urls import reverse
 from structlog.contextvars import get_contextvars
 
-from access.addresses import client_address
 from access.models import AuditEntry, Channel, Token
 from access.querysets import kind_of
+from contimg.addresses import client_address
 from contimg.observability import current_request
 
 

@@ -11,9 +11,9 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from access.addresses import is_trusted
 from access.models import Token
 from access.throttles import count_login
+from contimg.addresses import is_trusted
 from contimg.api.errors import AWAY, throttled
 from contimg.api.negotiation import FileNegotiation
 

@@ -27,8 +27,8 @@ from rest_framework.exceptions import Throttled
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from access.addresses import network_of
 from access.models import Token
+from contimg.addresses import network_of
 from contimg.cache import UNAVAILABLE
 
 logger = structlog.get_logger("contimg.access")

@@ -333,6 +333,7 @@ class AssessmentViewSet(_TakesQuery, QaAssessmentViewSet):
 
     required_scopes = {"create": Scope.OPERATE}
     bodies = {"create": AssessAgainSerializer}
+    makes = "batch"
 
     @extend_schema(responses={201: BatchDetailSerializer})
     def create(self, request: Request) -> Response:
@@ -358,6 +359,7 @@ class ImageBatchViewSet(WithNothingIgnored):
     filter_backends = []
     required_scopes = {"reimage": Scope.OPERATE}
     bodies = {"reimage": ReimageSerializer}
+    makes = "batch"
 
     @extend_schema(responses={201: BatchDetailSerializer, **CONFLICT})
     @action(detail=True, methods=["post"])

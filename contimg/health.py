@@ -21,9 +21,9 @@ from health_check.exceptions import ServiceWarning
 from health_check.views import HealthCheckView
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from access.addresses import is_trusted
 from access.gates import InternalView
 from batch.metrics import Pipeline
+from contimg.addresses import is_trusted
 from contimg.diagnoses import DEGRADED, READY, Threads
 from contimg.metrics import registry
 

@@ -22,6 +22,8 @@ from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import SimpleLazyObject
 
+from contimg.addresses import client_address
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 FORMATS = ("console", "json")
 QUIET_S = 60.0
@@ -155,6 +157,7 @@ class RequestMiddleware:
             path=request.path,
             status=response.status_code,
             user=_user_name(request),
+            address=str(client_address(request)),
             ms=round(ms, 1),
             queries=asked.n,
         )

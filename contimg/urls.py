@@ -47,7 +47,7 @@ from sources.viewsets import (
 )
 
 router = Router()
-router.pages = ("stats", "drift", "impact")
+router.pages = ("stats", "drift", "impact", "schema", "docs", "redoc")
 router.register("subband-groups", SubbandGroupViewSet, "subband-group")
 router.register("measurement-sets", MeasurementSetViewSet, "measurement-set")
 router.register("calibrators", CalibratorViewSet, "calibrator")

@@ -52,6 +52,7 @@ _TEXT = {"type": "string"}
 HEADERS: dict[str, Spec] = {
     "X-Request-ID": {"description": "The id of the request, also in the server's log.", "schema": _TEXT},
     "ETag": {"description": "The version of what is answered, for `If-None-Match` and `If-Match`.", "schema": _TEXT},
+    "Location": {"description": "The address of what was made.", "schema": _TEXT},
     "Last-Modified": {"description": "When the file was written, where it is kept.", "schema": _TEXT},
     "Accept-Ranges": {"description": "Always `bytes`: `Range` is taken.", "schema": _TEXT},
     "Content-Range": {"description": "Which bytes these are, and of how many: `bytes 0-99/1000`.", "schema": _TEXT},
@@ -165,6 +166,8 @@ def _complete_operation(path: str, method: str, operation: Spec, schemas: Spec) 
             sometimes.append("Last-Modified")
         if status == "206":
             always.append("Content-Range")
+        if status == "201" and "id" in schemas[row]["properties"] and "$ref" in content[0]["schema"]:
+            always.append("Location")
         answer["description"] = SUCCESSES.get(f"{method} {status}") or SUCCESSES.get(status, "")
         answer["headers"] = _headers(always, sometimes)
         _give_examples(answer.get("content", {}))

@@ -24,7 +24,7 @@ class Negotiation(DefaultContentNegotiation):
         offered = list(renderers)
         found = [renderer for renderer in offered if renderer.format == format]
         if not found:
-            valid = ", ".join(renderer.format for renderer in offered)
+            valid = ", ".join(dict.fromkeys(renderer.format for renderer in offered))
             raise ValidationError(
                 {"format": f"There is no such format here; valid are {valid}."}, code="unknown_format"
             )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import builtins
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from django.db.models import QuerySet
+from django.urls import reverse
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.routers import DefaultRouter
+from rest_framework.routers import APIRootView, DefaultRouter
 from rest_framework.serializers import BaseSerializer
 from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet, ReadOnlyModelViewSet
@@ -47,6 +49,8 @@ class WithNothingIgnored(GenericViewSet):
     query_parameters: ClassVar[Sequence[str] | None] = ()
     # By action what its body is; that of another write has to be empty.
     bodies: ClassVar[Mapping[str, type[StrictSerializer]]] = {}
+    # The resource that a write makes, where that is another: its name among the addresses.
+    makes: ClassVar[str] = ""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -57,6 +61,14 @@ class WithNothingIgnored(GenericViewSet):
         # None is the action of a method that there is not, metadata that of OPTIONS.
         if self.query_parameters is not None and self.action not in (None, "list", "metadata"):
             refuse_unknown(request, ["format", *self.query_parameters])
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """Says where what was made is (RFC 9110, 10.2.2); of several it says nothing."""
+        final: Any = super().finalize_response(request, response, *args, **kwargs)
+        if final.status_code == HTTPStatus.CREATED and "id" in final.data:
+            made = reverse(f"{self.makes or self.basename}-detail", args=[final.data["id"]])
+            final.headers["Location"] = request.build_absolute_uri(made)
+        return final
 
     def asked_of(self, request: Request) -> dict[str, Any]:
         """What the body of this write says. Raises ValidationError."""
@@ -169,10 +181,15 @@ def _rows(viewset: Any) -> QuerySet[Any] | None:
     return shown_by(viewset.serializer_class, viewset.queryset) if names.keys() >= set(viewset.orderings) else None
 
 
+class ApiView(APIRootView):
+    """Every list, the totals, drift and impact, and how to use it all: `docs` to try it, `schema` for OpenAPI."""
+
+
 class Router(DefaultRouter):
     """Actions with a file's name, such as `preview.png`, have no slash after it."""
 
     include_format_suffixes = False
+    APIRootView = ApiView
     pages: Sequence[str] = ()  # names of addresses that the root lists besides the resources
 
     def get_api_root_view(self, api_urls: Any = None) -> Any:

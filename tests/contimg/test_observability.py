@@ -48,6 +48,7 @@ def test_a_request_is_one_line_with_its_id(client, log):
         "abc-123", "GET", "/api/v1/nothing/", 404,
     )  # fmt: skip
     assert line["ms"] >= 0
+    assert line["address"] == "127.0.0.1"
     assert line["level"] == "info"
     assert line["timestamp"].endswith("Z")
 

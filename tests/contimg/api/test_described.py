@@ -273,7 +273,11 @@ class _Told:
         assert 200 <= response.status_code < 300, response.content
         if "requestBody" in operation:
             self.keep(operation["requestBody"]["content"], body)
-        self.keep(operation["responses"][str(response.status_code)]["content"], response.json())
+        answer = operation["responses"][str(response.status_code)]
+        self.keep(answer["content"], response.json())
+        assert ("Location" in response.headers) == ("Location" in answer["headers"])
+        if "Location" in response.headers:
+            assert self.client.get(response.headers["Location"]).json()["id"] == response.json()["id"]
         return response.json()
 
     def keep(self, content: dict[str, Any], value: Any) -> None:
