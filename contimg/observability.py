@@ -150,6 +150,7 @@ class RequestMiddleware:
         ms = 1000 * (time.perf_counter() - started)
         response.headers["X-Request-ID"] = request_id
         self.count(request, n_queries=asked.n)
+        address = client_address(request)
         logger.log(
             _level(request.path, response.status_code, ms),
             "request",
@@ -157,7 +158,7 @@ class RequestMiddleware:
             path=request.path,
             status=response.status_code,
             user=_user_name(request),
-            address=str(client_address(request)),
+            address=address and str(address),
             ms=round(ms, 1),
             queries=asked.n,
         )
