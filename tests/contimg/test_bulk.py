@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 
 from contimg import bulk
 from images.models import Image
@@ -49,6 +50,19 @@ def test_a_row_that_is_refused_is_an_integrity_error_and_leaves_none() -> None:
     with pytest.raises(IntegrityError), transaction.atomic():
         bulk.insert_like(template, ["name"], [("one",), (None,)])
     assert not Source.objects.exists()
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a cache of SQLite")
+@pytest.mark.parametrize("name", ["one", None])
+def test_the_connection_has_its_usual_cache_afterwards(name) -> None:
+    def cache() -> int:
+        with connection.cursor() as cursor:
+            return cursor.execute("PRAGMA cache_size").fetchone()[0]
+
+    before = cache()
+    with contextlib.suppress(IntegrityError), transaction.atomic():
+        bulk.insert_like(SourceFactory.build(), ["name"], [(name,)])
+    assert cache() == before
 
 
 def test_no_rows_are_no_rows() -> None:
