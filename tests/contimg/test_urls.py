@@ -65,7 +65,8 @@ def test_lists_and_details_have_the_promised_fields(administrator, prefix, basen
 @pytest.mark.django_db
 def test_the_root_lists_every_resource(api):
     listed = api.get("/api/v1/").json()
-    assert set(listed) == {prefix for prefix, _, _ in router.registry} | {"stats", "drift", "impact"}
+    pages = {"stats", "drift", "impact", "schema", "docs", "redoc"}
+    assert set(listed) == {prefix for prefix, _, _ in router.registry} | pages
     assert all(address == f"http://testserver/api/v1/{name}/" for name, address in listed.items())
 
 
