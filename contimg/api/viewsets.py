@@ -181,7 +181,7 @@ def _rows(viewset: Any) -> QuerySet[Any] | None:
     return shown_by(viewset.serializer_class, viewset.queryset) if names.keys() >= set(viewset.orderings) else None
 
 
-class ApiView(APIRootView):
+class ApiRoot(APIRootView):
     """Every list, the totals, drift and impact, and how to use it all: `docs` to try it, `schema` for OpenAPI."""
 
 
@@ -189,7 +189,7 @@ class Router(DefaultRouter):
     """Actions with a file's name, such as `preview.png`, have no slash after it."""
 
     include_format_suffixes = False
-    APIRootView = ApiView
+    APIRootView = ApiRoot
     pages: Sequence[str] = ()  # names of addresses that the root lists besides the resources
 
     def get_api_root_view(self, api_urls: Any = None) -> Any:
