@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from django.db import connection, models
@@ -46,9 +46,11 @@ def insert_like(template: models.Model, columns: Sequence[str], rows: Iterable[S
                     copy.write_row(row)
             return
         statement = f"INSERT INTO {into} VALUES ({', '.join(['%s'] * len(fields))})"  # noqa: S608 - names of the model
-        with _more_pages(cursor):
-            while chunk := list(itertools.islice(whole, ROWS_AT_ONCE)):
+        chunk = list(itertools.islice(whole, ROWS_AT_ONCE))
+        with _more_pages(cursor) if len(chunk) == ROWS_AT_ONCE else nullcontext():
+            while chunk:
                 cursor.executemany(statement, chunk)
+                chunk = list(itertools.islice(whole, ROWS_AT_ONCE))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -54,14 +55,23 @@ def test_a_row_that_is_refused_is_an_integrity_error_and_leaves_none() -> None:
 
 @pytest.mark.skipif(connection.vendor != "sqlite", reason="a cache of SQLite")
 @pytest.mark.parametrize("name", ["one", None])
-def test_the_connection_has_its_usual_cache_afterwards(name) -> None:
+def test_many_rows_have_a_larger_cache_and_others_the_usual_one_again(name, monkeypatch) -> None:
+    monkeypatch.setattr(bulk, "ROWS_AT_ONCE", 1)
+    meanwhile = []
+
     def cache() -> int:
         with connection.cursor() as cursor:
             return cursor.execute("PRAGMA cache_size").fetchone()[0]
 
+    def rows() -> Iterator[tuple[str | None]]:
+        yield ("first",)
+        meanwhile.append(cache())
+        yield (name,)
+
     before = cache()
     with contextlib.suppress(IntegrityError), transaction.atomic():
-        bulk.insert_like(SourceFactory.build(), ["name"], [(name,)])
+        bulk.insert_like(SourceFactory.build(), ["name"], rows())
+    assert meanwhile == [-64_000]
     assert cache() == before
 
 
